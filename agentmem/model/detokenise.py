@@ -1,0 +1,75 @@
+"""Token ids -> text, piece by piece: whole characters only, and nothing of a stop string."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_REPLACEMENT = "\ufffd"
+_MAX_PENDING = 8
+"""A character has at most four bytes; after this many tokens an incomplete one will not become whole."""
+
+
+class Detokeniser:
+    """Turns the ids of one answer into text as they come.
+
+    ``push`` returns what can be shown now; ``flush`` returns the rest at the end. The pieces together are the decoded
+    text, up to the first stop string.
+    """
+
+    def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(text for text in stop if text)
+        self._ids: list[int] = []
+        self._window = 0
+        self._read = 0
+        self._held = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Text that became certain with this id; empty after a stop string."""
+        if self.stopped:
+            return ""
+        self._ids.append(token)
+        shown = self._decode(self._window, self._read)
+        text = self._decode(self._window, len(self._ids))
+        if text.endswith(_REPLACEMENT) and len(self._ids) - self._read < _MAX_PENDING:
+            return ""
+        # Decoding starts a few ids back, because some tokenizers drop the space before the first word they are given.
+        self._window, self._read = self._read, len(self._ids)
+        return self._release(text[len(shown) :])
+
+    def flush(self) -> str:
+        """What is still held back; nothing after a stop string."""
+        if self.stopped:
+            return ""
+        shown = self._decode(self._window, self._read)
+        rest = self._decode(self._window, len(self._ids))[len(shown) :]
+        self._window = self._read = len(self._ids)
+        text = self._release(rest)
+        if self.stopped:
+            return text
+        text, self._held = text + self._held, ""
+        return text
+
+    def _decode(self, start: int, stop: int) -> str:
+        text: str = self._tokenizer.decode(
+            self._ids[start:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _release(self, text: str) -> str:
+        """Hold back an end that may become a stop string; cut at one that is there."""
+        text = self._held + text
+        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return text[: min(found)]
+        keep = 0
+        for stop in self._stop:
+            for length in range(min(len(stop) - 1, len(text)), keep, -1):
+                if text.endswith(stop[:length]):
+                    keep = length
+                    break
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]

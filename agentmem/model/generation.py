@@ -1,0 +1,267 @@
+"""One answer being generated: an iterator of text, fed by a worker thread that runs the model's own ``generate``."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from agentmem.errors import InvalidInput
+from agentmem.model.attention import Placed
+from agentmem.model.detokenise import Detokeniser
+from agentmem.model.reading import Reader, reading
+from agentmem.records import FinishReason
+
+
+class _Unchanged(Enum):
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = _Unchanged.UNCHANGED
+"""Returned by ``on_stride`` to go on with the memory that is being read."""
+
+OnStride = Callable[[list[int]], Placed | Literal[_Unchanged.UNCHANGED] | None]
+"""Called with the ids generated so far, every stride; returns what to read from there on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. ``temperature`` 0 takes the most likely one.
+
+    ``top_p`` keeps the smallest set of tokens that holds this much probability, ``top_k`` the k most likely (0: all).
+    With a ``seed`` the answer is the same every time, and torch's global random state is never touched.
+
+    Raises:
+        InvalidInput: a value out of range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise InvalidInput(f"temperature must be 0 or more, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise InvalidInput(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if self.top_k < 0:
+            raise InvalidInput(f"top_k must be 0 (all) or more, got {self.top_k}")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to generate, checked by ``LocalModel.generate``."""
+
+    prompt_ids: list[int]
+    placed: Placed | None
+    on_stride: OnStride | None
+    stride: int
+    max_new_tokens: int
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    stop_strings: tuple[str, ...]
+    pad_id: int
+
+
+@dataclass(eq=False)
+class _Run:
+    """What worker and consumer share. It holds no reference to Generation, so a dropped Generation ends its run."""
+
+    pieces: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
+    cancel: threading.Event = field(default_factory=threading.Event)
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+    shares: tuple[tuple[Placed, Tensor], ...] = ()
+    error: BaseException | None = None
+
+
+class Generation:
+    """Text pieces as they are generated. Iterate to the end, or ``close()`` to stop; dropping it stops it too.
+
+    Special tokens and stop strings are not part of the text. An error of the model is raised by the iteration.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, lock: AbstractContextManager[Any], request: Request
+    ) -> None:
+        self._run = _Run()
+        self._parts: list[str] = []
+        self._thread = threading.Thread(
+            target=_work, args=(self._run, model, tokenizer, lock, request), name="agentmem-generate"
+        )
+        self._finalizer = weakref.finalize(self, self._run.cancel.set)
+        self._ended = False
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._ended:
+            raise StopIteration
+        piece = self._run.pieces.get()
+        if piece is not None:
+            self._parts.append(piece)
+            return piece
+        self._ended = True
+        self._thread.join()
+        if self._run.error is not None:
+            raise self._run.error
+        raise StopIteration
+
+    @property
+    def text(self) -> str:
+        """All text; waits until the end."""
+        for _ in self:
+            pass
+        return "".join(self._parts)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Ids generated so far, without the one that ended the turn."""
+        return list(self._run.token_ids)
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """``stop`` (end of turn or a stop string), ``length`` or ``cancelled``; waits until the end."""
+        self._wait()
+        return self._run.finish_reason
+
+    @property
+    def shares(self) -> tuple[tuple[Placed, Tensor], ...]:
+        """Per stretch between swaps: what was read, and its attention shares (tokens, memories); waits until the end.
+
+        See ``Reader``. Tokens that were generated while nothing was read are in no stretch.
+        """
+        self._wait()
+        return self._run.shares
+
+    def close(self) -> None:
+        """Stop at the next token and wait for the worker. What was generated until then stays readable."""
+        self._run.cancel.set()
+        self._thread.join()
+
+    def _wait(self) -> None:
+        self._thread.join()
+        if self._run.error is not None:
+            raise self._run.error
+
+
+class _Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers is not type-checked here
+    """Samples with a generator of its own and leaves only the sampled token possible for the greedy choice after it."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._generator = torch.Generator()
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # On the CPU in float32: a seed gives the same draws on any device.
+        logits = scores[0].float().cpu()
+        probs = ((logits - logits.max()) / self._sampling.temperature).softmax(-1)
+        ranked, order = probs.sort(descending=True)
+        if 0 < self._sampling.top_k < len(ranked):
+            ranked[self._sampling.top_k :] = 0
+        before = ranked.cumsum(0) - ranked
+        ranked[before >= self._sampling.top_p * ranked.sum()] = 0
+        token = order[torch.multinomial(ranked, 1, generator=self._generator)]
+        only = torch.full_like(scores, float("-inf"))
+        only[0, token.to(scores.device)] = 0.0
+        return only
+
+
+class _Step(StoppingCriteria):  # type: ignore[misc]  # transformers is not type-checked here
+    """Runs after every token: hands out text, stops, and swaps the memory every stride.
+
+    Between two forwards, so ``on_stride`` may itself run the model.
+    """
+
+    def __init__(self, run: _Run, request: Request, reader: Reader, detokeniser: Detokeniser) -> None:
+        self._run, self._request, self._reader, self._detokeniser = run, request, reader, detokeniser
+
+    def __call__(self, input_ids: Tensor, scores: Tensor | None, **kwargs: Any) -> Tensor:
+        return torch.tensor([self._ends(int(input_ids[0, -1]))], device=input_ids.device)
+
+    def _ends(self, token: int) -> bool:
+        run, request = self._run, self._request
+        if token in request.stop_ids:
+            run.finish_reason = "stop"
+            return True
+        run.token_ids.append(token)
+        if piece := self._detokeniser.push(token):
+            run.pieces.put(piece)
+        if self._detokeniser.stopped:
+            run.finish_reason = "stop"
+            return True
+        if run.cancel.is_set():
+            run.finish_reason = "cancelled"
+            return True
+        done = len(run.token_ids)
+        if request.on_stride is not None and done % request.stride == 0 and done < request.max_new_tokens:
+            placed = request.on_stride(list(run.token_ids))
+            if placed is not UNCHANGED:
+                self._reader.swap(placed)
+        return False
+
+
+def _work(
+    run: _Run, model: PreTrainedModel, tokenizer: Any, lock: AbstractContextManager[Any], request: Request
+) -> None:
+    """Body of the worker thread. Whatever goes wrong is handed to the consumer."""
+    try:
+        with lock:
+            if run.cancel.is_set():
+                run.finish_reason = "cancelled"
+                return
+            detokeniser = Detokeniser(tokenizer, request.stop_strings)
+            with reading(model, request.placed) as reader:
+                _generate(model, request, _Step(run, request, reader, detokeniser))
+            run.shares = reader.shares
+        if rest := detokeniser.flush():
+            run.pieces.put(rest)
+    except BaseException as error:  # noqa: BLE001  # re-raised in the consumer's thread, KeyboardInterrupt included
+        run.error = error
+    finally:
+        run.pieces.put(None)
+
+
+def _generate(model: PreTrainedModel, request: Request, step: _Step) -> None:
+    ids = torch.tensor([request.prompt_ids], device=next(model.parameters()).device)
+    # Every setting is given, so that a checkpoint's own generation_config (sampling, penalties) changes nothing.
+    config = GenerationConfig(
+        max_new_tokens=request.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=sorted(request.stop_ids) or None,
+        pad_token_id=request.pad_id,
+    )
+    processors: Sequence[LogitsProcessor] = [_Sampler(request.sampling)] if request.sampling.temperature > 0 else []
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=config,
+        logits_processor=LogitsProcessorList(processors),
+        stopping_criteria=StoppingCriteriaList([step]),
+    )

@@ -1,0 +1,323 @@
+"""LocalModel: one Hugging Face decoder on this machine, with everything a memory needs of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from agentmem.errors import InvalidInput, UnsupportedModel
+from agentmem.model.attention import Placed, set_implementation
+from agentmem.model.chat import ChatFormat
+from agentmem.model.fingerprint import kv_fingerprint, model_fingerprint
+from agentmem.model.generation import Generation, OnStride, Request, Sampling
+from agentmem.model.kv import KV
+from agentmem.model.load import load
+from agentmem.model.positions import max_positions
+from agentmem.model.reading import Capture, Reader, capturing, reading
+from agentmem.model.rotary import Rotary
+
+_BATCH_TOKENS = 2048
+"""Padded tokens per forward when several texts are run at once."""
+_EMBED_TOKENS = 512
+"""Tokens of a text that its embedding is made of."""
+
+
+class LocalModel:
+    """A decoder-only language model whose keys can be moved, its tokenizer, and its chat format.
+
+    One lock guards the model: calls from several threads run one after another, a generation holds it to its end.
+
+    Attributes:
+        model: the transformers model, in eval mode.
+        tokenizer: its tokenizer.
+        config: the config of its text decoder.
+        chat: how it writes a dialogue.
+        rotary: how its keys carry their position.
+        max_positions: how many positions a context may have.
+
+    Raises:
+        UnsupportedModel: memory cannot be attached to this architecture, or its keys cannot be moved.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = model.config.get_text_config(decoder=True)
+        if getattr(self.config, "attn_logit_softcapping", None):
+            # transformers before 5.21 leaves Gemma 2's soft cap out under sdpa, and says nothing.
+            set_implementation(model, "eager")
+        self.rotary = Rotary(model)
+        if not self.rotary.movable:
+            stuck = [number for number, layer in enumerate(self.rotary.layers) if layer.kind == "absolute"]
+            raise UnsupportedModel(
+                f"{model.config.model_type!r} has learned absolute positions inside its keys (layers {stuck}), so "
+                "stored memory cannot be moved to where it is read; use a model with rotary positions or none (Llama, "
+                "Qwen2/3, Mistral, Gemma, Phi, OLMo, SmolLM)"
+            )
+        eos = model.generation_config.eos_token_id
+        self.chat = ChatFormat(tokenizer, [] if eos is None else [eos] if isinstance(eos, int) else eos)
+        self.max_positions = max_positions(self.config)
+        self._lock = threading.RLock()
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> LocalModel:
+        """Open a hub id or a local folder; see ``agentmem.model.load.load`` for defaults.
+
+        Raises:
+            ModelLoadError: nothing usable there.
+            UnsupportedModel: memory cannot be attached to this architecture.
+        """
+        return cls(*load(name_or_path, device, dtype))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type that it computes in."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers, all of which attend."""
+        return len(self.rotary.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Length of an embedding of ``embed``."""
+        return int(self.config.hidden_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of weights, tokenizer, template, config and dtype; computed at first use, then remembered.
+
+        Do not change the weights of a loaded model: its fingerprint would not follow.
+        """
+        with self._lock:
+            return model_fingerprint(self.model, self.tokenizer)
+
+    def kv_fingerprint(self, recipe_identity: str) -> str:
+        """Identity of the KV that this model writes in the way that ``recipe_identity`` names."""
+        return kv_fingerprint(self.fingerprint, recipe_identity)
+
+    def encode(self, ids: Sequence[int], prefix: Sequence[int] = ()) -> KV:
+        """KV of ``ids`` after ``prefix``, whose own KV is dropped: a pure function of both and the weights.
+
+        No memory is read while encoding, whatever is being read elsewhere. Keys are un-rotated; dtype and device are
+        the model's.
+
+        Raises:
+            InvalidInput: no ids, unknown ids, or more than ``max_positions``.
+        """
+        return self.encode_batch([ids], prefix)[0]
+
+    def encode_batch(self, chunks: Sequence[Sequence[int]], prefix: Sequence[int] = ()) -> list[KV]:
+        """``encode`` of several chunks, in few forwards. Equal to single calls up to rounding.
+
+        Raises:
+            InvalidInput: as ``encode``, before any chunk is encoded.
+        """
+        rows = [self._checked([*prefix, *ids]) if ids else self._checked([]) for ids in chunks]
+        out: dict[int, KV] = {}
+        for batch in _batches([len(row) for row in rows]):
+            with self._forward([rows[i] for i in batch]) as (hook, _):
+                for at, i in enumerate(batch):
+                    out[i] = self._unrotated(hook, at, len(prefix), len(rows[i]))
+        return [out[i] for i in range(len(rows))]
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+        """Embeddings (n, hidden_size), float32, each of length 1: mean hidden state of the text's tokens.
+
+        Taken after two thirds of the layers, where meaning is richest; later ones turn to the next token. The first
+        position is left out: it is an attention sink, the same for every text. Texts are cut at 512 tokens.
+
+        Raises:
+            InvalidInput: an empty text, a NUL or a lone surrogate.
+        """
+        prefix = self.chat.prefix_ids
+        rows = []
+        for text in texts:
+            ids = self.chat.encode(text)[: min(_EMBED_TOKENS, self.max_positions - len(prefix))]
+            if not ids:
+                raise InvalidInput(f"cannot embed a text without tokens: {text!r}")
+            rows.append([*prefix, *ids])
+        out = np.zeros((len(rows), self.hidden_size), dtype=np.float32)
+        layer = max(1, round(self.n_layers * 2 / 3))
+        for batch in _batches([len(row) for row in rows]):
+            with self._forward([rows[i] for i in batch], hidden=True) as (_, output):
+                for at, i in enumerate(batch):
+                    states = output.hidden_states[layer][at, len(prefix) : len(rows[i])].float()
+                    out[i] = nn.functional.normalize(states.mean(0), dim=0).cpu().numpy()
+        return out
+
+    def place(
+        self,
+        kvs: Sequence[KV],
+        starts: Sequence[int],
+        *,
+        temperature: float = 1.0,
+        scale: float = 1.0,
+        windowed: bool = False,
+    ) -> Placed:
+        """Rotate each KV to positions ``start .. start + n - 1`` and lay them side by side for reading.
+
+        Starts may be negative, and ranges may overlap. The context's own positions begin at 0, so memory at -L .. -1
+        comes before it. The stored tensors are not changed. See ``Placed`` for the other arguments.
+
+        Raises:
+            InvalidInput: not one start per KV, KVs of different layers, or a KV that does not fit this model.
+        """
+        if len(kvs) != len(starts):
+            raise InvalidInput(f"place needs one start per KV, got {len(kvs)} KVs and {len(starts)} starts")
+        if any(kv.layers != kvs[0].layers for kv in kvs):
+            raise InvalidInput("KVs of different layers cannot be placed together")
+        if kvs and kvs[0].layers[-1] >= self.n_layers:
+            raise InvalidInput(f"the KV has layer {kvs[0].layers[-1]}, but the model has only {self.n_layers} layers")
+        if windowed and any(kv.offsets is not None for kv in kvs):
+            raise InvalidInput("KV of picked tokens has no one position per token; use windowed=False")
+        keys: list[Tensor | None] = [None] * self.n_layers
+        values: list[Tensor | None] = [None] * self.n_layers
+        spans, positions, end = [], [torch.zeros(0, dtype=torch.int64)], 0
+        for kv, start in zip(kvs, starts, strict=True):
+            spans.append((end, end + kv.n_tokens))
+            end += kv.n_tokens
+            positions.append(torch.arange(start, start + kv.n_tokens))
+        with torch.no_grad():
+            for column, layer in enumerate(kvs[0].layers if kvs else ()):
+                joined = torch.cat([kv.keys[column].to(self.device) for kv in kvs], 1)
+                heads = 1 if all(kv.offsets is None for kv in kvs) else joined.shape[0]
+                at = torch.cat([_places(kv, column, start, heads) for kv, start in zip(kvs, starts, strict=True)], 1)
+                keys[layer] = self.rotary.rotate(layer, joined, at.to(self.device), self.dtype)
+                values[layer] = torch.cat([kv.values[column].to(self.device, self.dtype) for kv in kvs], 1)
+        where = torch.cat(positions).to(self.device)
+        return Placed(tuple(keys), tuple(values), tuple(spans), where, temperature, scale, windowed)
+
+    def logits(self, ids: Sequence[int], placed: Placed | None = None) -> Tensor:
+        """Logits (n, vocab) of a context at positions 0 .. n - 1 that reads ``placed``, in the model's dtype.
+
+        Raises:
+            InvalidInput: no ids, unknown ids, or more than ``max_positions``.
+        """
+        row = torch.tensor([self._checked(ids)], device=self.device)
+        with self.reading(placed), torch.no_grad():
+            logits: Tensor = self.model(input_ids=row, use_cache=False).logits[0]
+            return logits
+
+    @contextmanager
+    def reading(self, placed: Placed | None) -> Iterator[Reader]:
+        """The model reads ``placed`` inside; no other thread uses it meanwhile."""
+        with self._lock, reading(self.model, placed) as reader:
+            yield reader
+
+    @contextmanager
+    def capturing(self) -> Iterator[Capture]:
+        """Sees the queries, keys and values of one forward inside; no other thread uses the model meanwhile."""
+        with self._lock, capturing(self.model) as capture:
+            yield capture
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        placed: Placed | None = None,
+        on_stride: OnStride | None = None,
+        stride: int = 64,
+        max_new_tokens: int = 256,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """Begin to generate, in a thread of its own, while reading ``placed``.
+
+        ``on_stride`` is called in that thread after every ``stride`` generated tokens and says what to read from there
+        on: a Placed, None (nothing), or UNCHANGED. It may run this model.
+
+        Raises:
+            InvalidInput: prompt and answer do not fit into ``max_positions``, unknown ids, or a number out of range.
+        """
+        if max_new_tokens < 1 or stride < 1:
+            raise InvalidInput(f"max_new_tokens ({max_new_tokens}) and stride ({stride}) must be 1 or more")
+        ids = self._checked(prompt_ids)
+        if len(ids) + max_new_tokens > self.max_positions:
+            raise InvalidInput(
+                f"a prompt of {len(ids)} tokens and {max_new_tokens} new ones need {len(ids) + max_new_tokens} "
+                f"positions, the model has {self.max_positions}; shorten the prompt or lower max_new_tokens"
+            )
+        pad = self.tokenizer.pad_token_id
+        request = Request(
+            prompt_ids=ids,
+            placed=placed,
+            on_stride=on_stride,
+            stride=stride,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling or Sampling(),
+            stop_ids=self.chat.stop_ids,
+            stop_strings=(*stop, *self.chat.stop_strings),
+            pad_id=0 if pad is None else pad,
+        )
+        return Generation(self.model, self.tokenizer, self._lock, request)
+
+    @contextmanager
+    def _forward(self, rows: Sequence[list[int]], hidden: bool = False) -> Iterator[tuple[Capture, Any]]:
+        """One forward over rows of ids, padded on the right: causality alone keeps the padding from being seen."""
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=self.device)
+        with self.capturing() as hook, torch.no_grad():
+            # The decoder without its head: nobody needs logits here.
+            yield hook, self.model.base_model(input_ids=ids, use_cache=False, output_hidden_states=hidden)
+
+    def _unrotated(self, hook: Capture, row: int, start: int, stop: int) -> KV:
+        positions = torch.arange(start, stop, device=self.device)
+        keys, values = [], []
+        for layer in range(self.n_layers):
+            keys.append(self.rotary.unrotate(layer, hook.keys[layer][row, :, start:stop], positions))
+            values.append(hook.values[layer][row, :, start:stop].clone(memory_format=torch.contiguous_format))
+        return KV(tuple(keys), tuple(values))
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        row = [int(token) for token in ids]
+        if not row:
+            raise InvalidInput("there are no token ids; give at least one")
+        if min(row) < 0 or max(row) >= self.config.vocab_size:
+            bad = next(token for token in row if not 0 <= token < self.config.vocab_size)
+            raise InvalidInput(f"token id {bad} is not in the vocabulary of {self.config.vocab_size}")
+        if len(row) > self.max_positions:
+            raise InvalidInput(f"{len(row)} tokens do not fit into the model's {self.max_positions} positions")
+        return row
+
+
+def _places(kv: KV, column: int, start: int, heads: int) -> Tensor:
+    """Positions (heads, tokens) of a KV that is served from ``start`` on."""
+    if kv.offsets is None:
+        return torch.arange(start, start + kv.n_tokens).expand(heads, -1)
+    return kv.offsets[column].cpu() + start
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices in groups of similar length, each group at most ``_BATCH_TOKENS`` when padded."""
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and (len(group) + 1) * lengths[index] > _BATCH_TOKENS:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
