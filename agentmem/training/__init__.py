@@ -1,0 +1,1 @@
+"""How the bundled model was made: its facts, dialogues, tokenizer and training loop."""
