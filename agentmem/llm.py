@@ -1,0 +1,153 @@
+"""MemoryLLM: a local language model and the durable store of what it was told."""
+
+from __future__ import annotations
+
+import logging
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from uuid import uuid4
+
+import torch
+from pydantic import ValidationError
+
+from agentmem.conversation import Conversation
+from agentmem.errors import InvalidInput
+from agentmem.model.local import LocalModel
+from agentmem.reader import Reader
+from agentmem.recipes import Recipe, get_recipe
+from agentmem.records import Scope
+from agentmem.retrieval import Embedder, get_embedder
+from agentmem.store import EmbedderId, EvictionPolicy, HotTier, Store
+from agentmem.store.codec import CODECS
+from agentmem.store.search import DEFAULT_THRESHOLD
+from agentmem.writer import Writer
+
+log = logging.getLogger(__name__)
+
+BUNDLED = "bundled"
+"""Name of the small model that ships with the package."""
+
+
+def bundled_model() -> Path:
+    """Folder of the model that ships with the package."""
+    return Path(str(files("agentmem.model") / "bundled"))
+
+
+class MemoryLLM:
+    """A Hugging Face model with a memory that lasts.
+
+    Args:
+        model: Hub id or local folder of a decoder-only model; None is the bundled demonstration model.
+        store: Path of the store, a single SQLite file; made if it does not exist.
+        recipe: How memory is written and read: a name or an instance of ``agentmem.recipes``.
+        embedder: None for the model's own hidden states, the name of a sentence-transformers model, or an Embedder.
+        device: As torch names it; None for CUDA if there is a GPU, else the CPU.
+        dtype: As torch names it; None for the checkpoint's own on a GPU, float32 on the CPU.
+        top_k: Memories read at once; 0 turns reading off.
+        threshold: Fused recall score (sum of z-scores) below which nothing is recalled; None for no threshold.
+        window_tokens: Tokens of recent turns kept in context; None for half of the model's context.
+        max_new_tokens: Default length limit of a reply.
+        codec: How KV is stored: fp32, fp16, bf16 or int8.
+        hot_bytes: RAM for recently read KV.
+        eviction: Budgets and half-life; see ``EvictionPolicy``.
+
+    Raises:
+        ModelLoadError, UnsupportedModel, StoreOpenError, SchemaTooNew, InvalidInput.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        store: str | Path = "memory.db",
+        recipe: str | Recipe = "parallel",
+        embedder: str | Embedder | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        top_k: int = 8,
+        threshold: float | None = DEFAULT_THRESHOLD,
+        window_tokens: int | None = None,
+        max_new_tokens: int = 128,
+        codec: str = "bf16",
+        hot_bytes: int = 256 * 2**20,
+        eviction: EvictionPolicy | None = None,
+    ):
+        if codec not in CODECS:
+            raise InvalidInput(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+        for name, value, least in (
+            ("top_k", top_k, 0),
+            ("max_new_tokens", max_new_tokens, 1),
+            ("hot_bytes", hot_bytes, 0),
+        ):
+            if value < least:
+                raise InvalidInput(f"{name} must be at least {least}, not {value}")
+        self.model = LocalModel.load(
+            bundled_model() if model is None or model == BUNDLED else model, device=device, dtype=_torch_dtype(dtype)
+        )
+        self.recipe = get_recipe(recipe)
+        embedding = get_embedder(embedder, self.model)
+        self.max_new_tokens = min(max_new_tokens, self.model.max_positions // 2)
+        self.window_tokens = self.model.max_positions // 2 if window_tokens is None else window_tokens
+        if not 16 <= self.window_tokens <= self.model.max_positions:
+            raise InvalidInput(f"window_tokens must be from 16 to {self.model.max_positions}, not {window_tokens}")
+        self.store = Store.open(
+            store, embedder=EmbedderId(name=embedding.name, dim=embedding.dim), eviction=eviction or EvictionPolicy()
+        )
+        self._embed_anew(embedding)
+        self.writer = Writer(self.model, self.recipe, embedding, codec)
+        self.reader = Reader(self.writer, HotTier(hot_bytes), top_k=top_k, threshold=threshold)
+
+    def conversation(
+        self, *, user: str, agent: str = "", session: str | None = None, system: str | None = None
+    ) -> Conversation:
+        """A dialogue with the memories of one user (and agent).
+
+        ``session`` names this dialogue (a fresh name if None); memories of the user's other sessions are read too.
+        Raises InvalidInput for a scope segment that cannot be used.
+        """
+        try:
+            scope = Scope(user=user, agent=agent)
+            named = Scope(user=user, agent=agent, session=session or uuid4().hex)
+        except ValidationError as error:
+            raise InvalidInput(f"cannot open a conversation for this scope: {error}") from error
+        if not user:
+            raise InvalidInput("user is empty; name the user whose memories these are")
+        return Conversation(self, scope, named.session or "", system)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the KV of everything that was said is on disk. False if ``timeout`` seconds passed first."""
+        return self.writer.flush(timeout)
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Store what is pending and close. KV that ``timeout`` seconds do not suffice for stays cold (text is safe)."""
+        left = self.writer.close(timeout)
+        if left:
+            log.warning("KV of %d memories was not encoded in %.0f s; it will be at their next recall", left, timeout)
+        self.store.close()
+
+    def __enter__(self) -> MemoryLLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _embed_anew(self, embedding: Embedder) -> None:
+        """Vectors of another embedder are never compared with this one's: embed again whatever has none of its own."""
+        done = 0
+        while pending := self.store.pending_embeddings(limit=256):
+            vectors = embedding.embed([memory.text for memory in pending])
+            self.store.put_embeddings(list(zip(pending, vectors, strict=True)))
+            done += len(pending)
+        if done:
+            log.info("embedded %d memories anew with %s", done, embedding.name)
+
+
+def _torch_dtype(name: str | None) -> torch.dtype | None:
+    """The floating-point dtype that torch calls by this name."""
+    dtype = None if name is None else getattr(torch, name, None)
+    if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InvalidInput(f"unknown dtype {name!r}; use float32, bfloat16 or float16")
+    return dtype

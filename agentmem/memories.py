@@ -1,0 +1,132 @@
+"""``conversation.memories``: what is remembered in one scope, to look at, add to, correct, pin, prune and forget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from agentmem.chunking import check_text, chunk_text
+from agentmem.errors import InvalidInput
+from agentmem.records import Event, Forgotten, Hit, Memory, PruneReport, Role, Scope, Stats, VerifyReport
+from agentmem.store import ScopedMemories, Store
+from agentmem.writer import Turn, Writer
+
+
+class Memories:
+    """The memories of one scope. No call reaches beyond it; an id of another scope is answered like an unknown one."""
+
+    def __init__(self, store: Store, handle: ScopedMemories, writer: Writer):
+        self._store, self._handle, self._writer = store, handle, writer
+
+    @property
+    def scope(self) -> Scope:
+        """Whose memories these are."""
+        return self._handle.scope
+
+    def add(
+        self,
+        text: str,
+        *,
+        role: Role | str = Role.USER,
+        session: str = "added",
+        tags: Sequence[str] = (),
+        meta: dict[str, Any] | None = None,
+    ) -> list[Memory]:
+        """Remember a text: one memory per chunk, in one transaction. Returns after the commit; KV follows.
+
+        Raises InvalidInput for text that cannot be stored, and StoreError when nothing was stored.
+        """
+        turn = Turn(
+            Role(role), check_text(text), self.scope.session or session, uuid4().hex, tags=tuple(tags), meta=meta or {}
+        )
+        return self._writer.write(self._handle, [turn])
+
+    def search(
+        self, text: str, *, top_k: int = 8, threshold: float | None = None, explain: bool = False, **filters: Any
+    ) -> list[Hit]:
+        """Hybrid search; ``filters`` as in ``list``. ``threshold`` None: the best top_k, whatever their score."""
+        check_text(text, "query")
+        vector = self._writer.embedder.embed([text])[0]
+        return self._handle.search(text, vector, top_k=top_k, threshold=threshold, explain=explain, **filters)
+
+    def list(self, *, sort: str = "-created_at", limit: int = 50, offset: int = 0, **filters: Any) -> list[Memory]:
+        """Memories in order.
+
+        Sort by created_at, last_used, uses, attention, frequency, n_tokens or kv_bytes; '-' for descending.
+
+        Filters: role, tags, tier, session, since, until, pinned, min_uses.
+        """
+        return self._handle.list(sort=sort, limit=limit, offset=offset, **filters)
+
+    def get(self, id: str) -> Memory:
+        """One memory. Raises NotFound."""
+        return self._handle.get(id)
+
+    def update(
+        self, id: str, *, text: str | None = None, tags: Sequence[str] | None = None, meta: dict[str, Any] | None = None
+    ) -> Memory:
+        """Change a memory. A new text is embedded, indexed and encoded anew; nothing of the old one remains."""
+        if text is None:
+            return self._handle.update(id, tags=tags, meta=meta)
+        chunks = chunk_text(text, self._writer.spans)
+        if len(chunks) != 1:
+            raise InvalidInput(
+                f"the new text fills {len(chunks)} chunks, and a memory is one: delete this memory and add the text"
+            )
+        memory = self._handle.update(
+            id,
+            text=text,
+            embedding=self._writer.embedder.embed([text])[0],
+            n_tokens=chunks[0].n_tokens,
+            tags=tags,
+            meta=meta,
+        )
+        self._writer.schedule(self._handle, [memory])
+        return memory
+
+    def pin(self, id: str, pinned: bool = True) -> Memory:
+        """Pinned memories are never evicted."""
+        return self._handle.pin(id, pinned)
+
+    def delete(self, id: str | Sequence[str]) -> Forgotten:
+        """Forget: nothing of it remains in any table, index or file of the store. Raises NotFound."""
+        return self._handle.delete(id)
+
+    def prune(
+        self,
+        *,
+        max_bytes: int | None = None,
+        max_memories: int | None = None,
+        unused_for: str | timedelta | None = None,
+        dry_run: bool = False,
+    ) -> PruneReport:
+        """Evict by usage frequency until the limits hold; with ``dry_run`` only say what would go, and why."""
+        return self._handle.prune(
+            max_bytes=max_bytes, max_memories=max_memories, unused_for=unused_for, dry_run=dry_run
+        )
+
+    def history(self, id: str) -> Sequence[Event]:
+        """What happened to a memory, deletion included."""
+        return self._handle.history(id)
+
+    def stats(self) -> Stats:
+        """The scope in numbers."""
+        return self._handle.stats()
+
+    def export(self, path: str | Path) -> int:
+        """Write the scope's memories to a JSONL file, without KV (a cache of the text). Returns how many."""
+        return self._handle.export(path)
+
+    def load(self, path: str | Path) -> int:
+        """Read an export into this scope, all of it or (if a line is bad) nothing; idempotent. Returns how many."""
+        return self._handle.load(path)
+
+    def verify(self, *, repair: bool = False) -> VerifyReport:
+        """Check the whole store: rows, indexes, payloads, files."""
+        return self._store.verify(repair=repair)
+
+    def __len__(self) -> int:
+        return self._handle.count()

@@ -1,0 +1,91 @@
+"""Reading: recall the memories that matter now, get their KV, and place it for attention."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from agentmem.model.attention import Placed
+from agentmem.model.kv import KV
+from agentmem.records import Hit
+from agentmem.store import HotTier, ScopedMemories
+from agentmem.store.codec import unpack
+from agentmem.writer import Writer
+
+
+@dataclass
+class Recalled:
+    """What one recall found, ready to be read."""
+
+    hits: list[Hit] = field(default_factory=list)
+    placed: Placed | None = None
+    rebuilt: frozenset[str] = frozenset()
+    """Ids whose KV was re-encoded from text."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids in the order of the placed spans."""
+        return [hit.memory.id for hit in self.hits]
+
+    @property
+    def n_tokens(self) -> int:
+        """Memory tokens that are read."""
+        return 0 if self.placed is None else self.placed.n_tokens
+
+
+class Reader:
+    """Recall and load for one model and store."""
+
+    def __init__(self, writer: Writer, hot: HotTier[KV], *, top_k: int, threshold: float | None):
+        self._writer = writer
+        self._hot = hot
+        self.top_k, self.threshold = top_k, threshold
+
+    def recall(self, handle: ScopedMemories, query: str, exclude: Collection[str]) -> Recalled:
+        """The top-k memories for the query, placed by the recipe. Empty when nothing passes the threshold."""
+        if not query.strip() or self.top_k == 0:
+            return Recalled()
+        vector = self._writer.embedder.embed([query])[0]
+        found = handle.search(query, vector, top_k=2 * self.top_k, threshold=self.threshold, exclude=exclude)
+        hits = _distinct(found)[: self.top_k]
+        if not hits:
+            return Recalled()
+        kvs, rebuilt, notes = self._load(handle, hits)
+        return Recalled(hits, self._writer.recipe.place(self._writer.model, kvs), rebuilt, notes)
+
+    def _load(self, handle: ScopedMemories, hits: Sequence[Hit]) -> tuple[list[KV], frozenset[str], tuple[str, ...]]:
+        """The KV of every hit: from RAM, else from disk, else re-encoded from text (and stored again)."""
+        writer = self._writer
+        ids = [hit.memory.id for hit in hits]
+        found: dict[str, KV] = {}
+        keys = handle.kv_digests(ids, fingerprint=writer.fingerprint)
+        for id, key in keys.items():
+            if (kv := self._hot.get(id, key)) is not None:
+                found[id] = kv
+        loaded = handle.load_kv([id for id in ids if id not in found], fingerprint=writer.fingerprint)
+        for id, payload in loaded.payloads.items():
+            found[id] = KV(*unpack(payload.data)).to(writer.model.device, writer.model.dtype)
+            self._hot.put(id, payload.sha256, found[id])
+        lost = [hit.memory for hit in hits if hit.memory.id not in found]
+        if lost:
+            encoded = writer.recipe.encode(writer.model, lost)
+            found |= {memory.id: kv for memory, kv in zip(lost, encoded, strict=True)}
+            writer.schedule(handle, lost, encoded)
+        notes = [
+            f"KV of {len(some)} memories {why} and was re-encoded from text"
+            for some, why in (
+                (loaded.damaged, "failed its checksum"),
+                (loaded.foreign, "was written by another model or recipe"),
+            )
+            if some
+        ]
+        return [found[id] for id in ids], frozenset(memory.id for memory in lost), tuple(notes)
+
+
+def _distinct(hits: Sequence[Hit]) -> list[Hit]:
+    """One hit per speaker and text: the same words read twice would only take room from others."""
+    seen: dict[tuple[str, str], Hit] = {}
+    for hit in hits:
+        seen.setdefault((hit.memory.role, hit.memory.text), hit)
+    return list(seen.values())
