@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -161,7 +161,7 @@ class Conversation:
                 stop=stop,
             )
             try:
-                yield from generation
+                yield from _without_leading_space(generation)
             finally:  # also when the consumer closes the stream: what was said so far is remembered
                 generation.close()
                 done.append(self._finish(past, window, recalls, generation))
@@ -265,6 +265,16 @@ class Conversation:
             ),
             notes=tuple(dict.fromkeys(notes)),
         )
+
+
+def _without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces without the space that many chat templates put before an answer."""
+    begun = False
+    for piece in pieces:
+        piece = piece if begun else piece.lstrip()
+        if piece:
+            begun = True
+            yield piece
 
 
 def _next_id(previous: str, message: Message) -> str:

@@ -20,7 +20,6 @@ from agentmem.records import Scope
 from agentmem.retrieval import Embedder, get_embedder
 from agentmem.store import EmbedderId, EvictionPolicy, HotTier, Store
 from agentmem.store.codec import CODECS
-from agentmem.store.search import DEFAULT_THRESHOLD
 from agentmem.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ class MemoryLLM:
         device: str | None = None,
         dtype: str | None = None,
         top_k: int = 8,
-        threshold: float | None = DEFAULT_THRESHOLD,
+        threshold: float | None = 0.0,
         window_tokens: int | None = None,
         max_new_tokens: int = 128,
         codec: str = "bf16",

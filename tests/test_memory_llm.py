@@ -150,7 +150,7 @@ def test_streaming_gives_the_reply_in_pieces(llm: MemoryLLM) -> None:
             _ = stream.reply
         pieces = list(stream)
     assert len(pieces) > 2
-    assert "".join(pieces).strip() == stream.reply.text == "Your dog is called Biscuit."
+    assert "".join(pieces) == stream.reply.text == "Your dog is called Biscuit."
 
 
 def test_closing_a_stream_stops_it_and_remembers_what_was_said(llm: MemoryLLM) -> None:

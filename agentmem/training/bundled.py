@@ -44,8 +44,12 @@ CONFIG = LlamaConfig(
 )
 WARM_UP = 120
 """Steps of repeated random strings before the first memory."""
-FIRST_MEMORIES, FIRST_NOISE = 900, 1500
+FIRST_MEMORIES, FIRST_NOISE = 900, 1200
 """Steps at which the first stages of the curriculum end."""
+FIRST_QUIZ = 1400
+"""From here on, part of the batches are quizzes: known or not, in quick succession."""
+QUIZ = Mix(min_facts=1, max_facts=4, corrected=0.1, unknown=0.5, noise=0, told_in_context=0.05, repeated_question=0.05,
+           alike=0.3, novel=0.1, max_questions=10)  # fmt: skip
 DECAY = 0.3
 """Last part of the run over which the learning rate falls to zero."""
 SEED = 20_261_121
@@ -66,7 +70,7 @@ def mix_at(step: int) -> Mix:
             alike=0.2,
             novel=0.1,
         )
-    return Mix(min_facts=0, max_facts=6, alike=0.4, novel=0.12, joined=0.12)
+    return Mix(min_facts=0, max_facts=6, unknown=0.3, alike=0.4, novel=0.12, joined=0.12)
 
 
 def batch_at(step: int, packer: Packer, utterances: list[tuple[str, str]], rows: int) -> Batch:
@@ -74,7 +78,7 @@ def batch_at(step: int, packer: Packer, utterances: list[tuple[str, str]], rows:
     rng = random.Random(SEED * 1_000_003 + step)
     if step < WARM_UP or rng.random() < 0.06:
         return repeated_strings(rng, range(len(SPECIAL), VOCABULARY), rows * 5)
-    mix = mix_at(step)
+    mix = QUIZ if step >= FIRST_QUIZ and rng.random() < 0.4 else mix_at(step)
     drawn = sorted((draw(rng, mix, utterances) for _ in range(rows * 2)), key=lambda d: len(d.chunks) + len(d.turns))
     chosen = drawn[:rows] if rng.random() < 0.5 else drawn[rows:]  # rows of like length: less padding
     return packer.batch(chosen, rng, spread=0 if step < FIRST_MEMORIES else 120)

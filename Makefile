@@ -1,0 +1,62 @@
+# agentmem: `make demo` and `make test` are all that a fresh machine with Python 3.11+ needs.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+TORCH  := $(shell grep '^torch==' constraints.txt)
+# Oldest transformers: laid over the same environment, so that PyTorch is installed once.
+OLDEST := $(CURDIR)/$(VENV)/oldest
+# Tests whose outcome depends on transformers; the others run at the newest version only.
+OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check test-newest test-oldest docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/core.stamp ## two real processes: one is told facts, a later one remembers them (no download of a model)
+	$(BIN)/agentmem demo
+
+test: check test-oldest test-newest ## everything: linters, types, tests at both ends of the transformers range
+
+check: $(VENV)/dev.stamp ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-newest: $(VENV)/dev.stamp ## all tests, with the versions of constraints.txt
+	$(BIN)/pytest
+
+test-oldest: $(VENV)/oldest.stamp ## the tests that touch transformers, with the oldest supported one
+	PYTHONPATH="$(OLDEST)" $(PIP) check
+	PYTHONPATH="$(OLDEST)" $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
+	PYTHONPATH="$(OLDEST)" $(BIN)/pytest $(OLDEST_TESTS)
+
+docs: $(VENV)/dev.stamp ## write docs/cli.md anew from the program's own help
+	$(BIN)/python docs/build_cli.py
+
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "agentmem needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# PyTorch first and pinned: any later resolution then finds it satisfied and downloads no second one.
+$(VENV)/core.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt "$(TORCH)"
+	$(PIP) install -c constraints.txt --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/core.stamp
+	$(PIP) install -c constraints.txt --editable ".[dev]"
+	@touch $@
+
+$(VENV)/oldest.stamp: constraints-oldest.txt $(VENV)/dev.stamp
+	rm -rf "$(OLDEST)"
+	$(PIP) install --no-deps --target "$(OLDEST)" --requirement constraints-oldest.txt
+	@touch $@
