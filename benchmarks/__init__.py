@@ -1,0 +1,1 @@
+"""Measurements of agentmem: what it remembers, and what a turn costs. See RESULTS.md."""

@@ -1,0 +1,115 @@
+"""Write the figures of JSON reports into RESULTS.md: ``python -m benchmarks.report recall.json turn_latency.json``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.scripts import GROUPS
+from benchmarks.turn_latency import cells
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+GROUP_FIGURES = ("known_exact", "known_contained", "known_value_read", "corrected_exact", "unknown_abstained")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def origin(report: dict[str, Any]) -> str:
+    """Command, date and machine."""
+    machine = report["machine"]
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    return (
+        f"    {report['command']}\n\n"
+        f"{machine['date'][:10]}; {machine['cpu']}, {machine['threads']} of {machine['cores']} cores{gpu}; "
+        f"Python {machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}, "
+        f"sqlite-vec {machine['sqlite-vec']}. Model: {report['model']}."
+    )
+
+
+def recall(report: dict[str, Any]) -> str:
+    """The recall benchmark as Markdown."""
+    rows = []
+    for name, figure in report["rates"].items():
+        verdict = report["targets"].get(name)
+        aim = (
+            f"{verdict['direction']} {verdict['target']:.0%}: {'met' if verdict['passed'] else 'NOT met'}"
+            if verdict
+            else ""
+        )
+        interval = f"{figure['low']:.1%} to {figure['high']:.1%}"
+        rows.append([name.replace("_", " "), f"{figure['rate']:.1%}", interval, str(figure["n"]), aim])
+    groups = [
+        [
+            group,
+            *(
+                f"{report['by_group'][group][name]['rate']:.1%} of {report['by_group'][group][name]['n']}"
+                for name in GROUP_FIGURES
+            ),
+        ]
+        for group in GROUPS
+    ]
+    seconds, store, attention, held = (
+        report[name] for name in ("seconds_per_turn", "store", "attention", "memories_per_user")
+    )
+    return "\n\n".join(
+        [
+            origin(report),
+            table(["figure", "rate", "95 % interval (Wilson)", "questions", "target"], rows),
+            table(["group", *(name.replace("_", " ") for name in GROUP_FIGURES)], groups),
+            f"{report['dialogues']} users with {held['min']} to {held['max']} memories each before they are asked, in "
+            f"one store: {store['memories']} memories, {store['file_bytes'] / 2**20:.1f} MiB, of which KV "
+            f"{store['kv_bytes'] / 2**20:.1f} MiB. {report['top_k']} memories are read at once. The memories that hold "
+            f"the value receive {attention['right_memories']:.2f} of the attention, all memories together "
+            f"{attention['all_memories']:.2f}.",
+            f"Seconds per turn, with the write: {seconds['telling']['median']:.3f} telling, "
+            f"{seconds['asking']['median']:.3f} asking, {seconds['asking_without_memory']['median']:.3f} with memory "
+            f"off (medians); {report['wall_seconds'] / 60:.0f} minutes in all.",
+        ]
+    )
+
+
+def turn_latency(report: dict[str, Any]) -> str:
+    """The turn latency benchmark as Markdown."""
+    rows = [[row["contender"], f"{row['history']:,}", *cells(row)] for row in report["rows"]]
+    head = ["contender", "history (tokens)", "ms to first token", "ratio", "prompt + memory tokens", "peak RSS (MiB)"]
+    return f"{origin(report)}\n\n{table([*head, 'of it for the turn', 'peak GPU (MiB)'], rows)}"
+
+
+SECTIONS = {"recall": recall, "turn_latency": turn_latency}
+
+
+def section(report: dict[str, Any]) -> str:
+    """Name of the report's place in RESULTS.md."""
+    name: str = report["benchmark"]
+    return f"{name} {report['shape']}" if name == "turn_latency" else name
+
+
+def insert(results: str, name: str, text: str) -> str:
+    """RESULTS.md with the text between the place's two markers. Raises ValueError when it has no such place."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    if begin not in results or end not in results:
+        raise ValueError(f"RESULTS.md has no place for {name!r}: add the lines {begin} and {end}")
+    before, after = results.split(begin)[0], results.split(end)[1]
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+
+
+def main(
+    reports: Annotated[list[Path], typer.Argument(help="JSON reports of the benchmarks.")],
+    results: Annotated[Path, typer.Option(help="File to write into.")] = RESULTS,
+) -> None:
+    """Write the reports' figures into RESULTS.md."""
+    text = results.read_text(encoding="utf-8")
+    for path in reports:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        text = insert(text, section(report), SECTIONS[report["benchmark"]](report))
+    results.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
