@@ -34,7 +34,7 @@ def contained(answer: Answer) -> bool:
 
 def abstained(answer: Answer) -> bool:
     """The answer says that it was not told."""
-    return bool(answer["answer"].strip().startswith("You have not told me"))
+    return "have not told me" in answer["answer"]
 
 
 def stale(answer: Answer) -> bool:

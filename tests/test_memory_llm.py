@@ -60,7 +60,7 @@ def test_memory_survives_the_process(tmp_path: Path) -> None:
 
 def test_nothing_told_nothing_answered(llm: MemoryLLM) -> None:
     llm.conversation(user="ada").chat("My dog is called Biscuit.")
-    assert llm.conversation(user="ada").chat("What is my cat called?").text == "You have not told me your cat."
+    assert llm.conversation(user="ada").chat("What is my cat called?").text == "Your cat? You have not told me."
 
 
 def test_the_latest_value_wins(llm: MemoryLLM) -> None:

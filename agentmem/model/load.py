@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from agentmem.errors import InvalidInput, ModelLoadError
 
@@ -46,9 +49,10 @@ def load(
     _check_config(name, config)
     wanted: torch.dtype | str = dtype or ("auto" if place.type == "cuda" else torch.float32)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            name, dtype=wanted, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        with _without_progress_bars():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                name, dtype=wanted, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelLoadError(f"the weights of {name!r} could not be loaded (safetensors only): {error}") from error
     if missing := sorted(report["missing_keys"]):
@@ -115,3 +119,15 @@ def _check_config(name: str, config: Any) -> None:
             f"{name!r} ({', '.join(architectures)}) does not generate text from left to right; use a decoder-only "
             "causal language model (Llama, Qwen2/3, Mistral, Gemma, Phi, OLMo, SmolLM)"
         )
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """A library does not write to the terminal of whoever uses it."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -41,7 +42,11 @@ class ModelEmbedder:
 
 
 class SentenceTransformerEmbedder:
-    """A sentence-transformers model (extra ``embed``): better recall of paraphrases than hidden states."""
+    """A sentence-transformers model by hub id or folder (extra ``embed``): finds paraphrases that hidden states miss.
+
+    Raises:
+        InvalidInput: the extra is not installed, or there is no such model.
+    """
 
     def __init__(self, model: str, device: str | None = None):
         try:
@@ -50,9 +55,12 @@ class SentenceTransformerEmbedder:
             raise InvalidInput(
                 "an embedder by name needs sentence-transformers: pip install 'agentmem-kv[embed]'"
             ) from error
-        self._model = SentenceTransformer(model, device=device)
+        try:
+            self._model = SentenceTransformer(model, device=device, local_files_only=Path(model).exists())
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"no sentence-transformers model could be loaded from {model!r}: {error}") from error
         self.name = f"sentence-transformers:{model}"
-        self.dim = int(self._model.get_sentence_embedding_dimension())
+        self.dim = int(self._model.get_embedding_dimension())
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """float32 (len(texts), dim), each row of length 1."""

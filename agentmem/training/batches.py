@@ -17,8 +17,6 @@ from transformers import PreTrainedTokenizerBase
 from agentmem.training.dialogues import Dialogue
 
 IGNORE = -100
-OPENING_WEIGHT = 3.0
-"""Loss weight of an answer's first two tokens, where it is decided whether there is anything to recall."""
 CONTEXT = 1_000
 """Segment number of the context; 0 is the prefix, 1.. are the chunks, -1 is padding."""
 
@@ -84,10 +82,7 @@ class Packer:
             weight = 1.0 if role == "assistant" else self.user_weight
             if role != "assistant" and rng.random() < 0.3:
                 at += rng.randint(0, spread)
-            weights = [0.0] + [weight] * (len(ids) - 1)
-            if role == "assistant":
-                weights[1:3] = [OPENING_WEIGHT] * 2
-            row.put(ids, at, CONTEXT, weights)
+            row.put(ids, at, CONTEXT, [0.0] + [weight] * (len(ids) - 1))
             at += len(ids)
         return row
 

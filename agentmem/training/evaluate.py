@@ -31,7 +31,7 @@ def question(
     while True:
         dialogue = draw(rng, mix, list(utterances), "heldout")
         answers = [text for role, text in dialogue.turns if role == "assistant"]
-        if len(answers) == 1 and answers[0].startswith("You have not") == (kind == "unknown"):
+        if len(answers) == 1 and answers[0].endswith("You have not told me.") == (kind == "unknown"):
             return dialogue, answers[0]
 
 
@@ -46,6 +46,6 @@ def exact(model: PreTrainedModel, packer: Packer, kind: str, n_facts: int, *, n:
         logits = model(
             input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask(), use_cache=False
         ).logits
-        answer = (batch.weights[:, 1:] >= 1.0) & (batch.segments[:, 1:] == CONTEXT)
+        answer = (batch.weights[:, 1:] == 1.0) & (batch.segments[:, 1:] == CONTEXT)
         right += int(((logits[:, :-1].argmax(-1) == batch.labels[:, 1:]) | ~answer).all(1).sum())
     return right / n

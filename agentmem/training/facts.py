@@ -86,7 +86,7 @@ def _noun(key: str, kind: Kind) -> Relation:
         ),
         ask=ask,
         answer="Your {r} " + is_ + " {v}.",
-        unknown="You have not told me your {r}.",
+        unknown="Your {r}? You have not told me.",
     )
 
 
@@ -107,7 +107,7 @@ def _verb(key: str, kind: Kind, ask: str, *, where: str) -> Relation:
         thank=("Thanks for the correction, you {r} {v} now.", "Okay, corrected: you {r} {v} now."),
         ask=(ask, f"Do you remember {where}?", f"Tell me {where}, please.", f"Can you remind me {where}?"),
         answer="You {r} {v}.",
-        unknown=f"You have not told me {where.replace(' I ', ' you ')}.",
+        unknown="You {r}? You have not told me.",
     )
 
 
@@ -121,7 +121,7 @@ def _tool(key: str) -> Relation:
         thank=("The {r} is {v} now.", "The tool says that the {r} is {v} now."),
         ask=("What is the {r}?", "What {r} did the tool return?", "Which {r} did we get?", "Tell me the {r}, please."),
         answer="The {r} is {v}.",
-        unknown="You have not told me the {r}.",
+        unknown="The {r}? You have not told me.",
         role="tool",
     )
 

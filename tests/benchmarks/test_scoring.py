@@ -5,7 +5,7 @@ from benchmarks.scripts import GROUPS, Phase
 
 
 def answered(kind, text, *, group="name", read=(), old=None):
-    expected = "You have not told me your dog." if kind == "unknown" else "Your dog is called Rex."
+    expected = "Your dog? You have not told me." if kind == "unknown" else "Your dog is called Rex."
     return {
         "kind": kind,
         "group": group,
@@ -26,12 +26,12 @@ ANSWERS = [
     answered("known", "Your dog is called Rex.", read=[RIGHT, OTHER]),
     answered("known", " Your dog is called Rex. \n", read=[RIGHT]),
     answered("known", "Rex is your dog.", read=[OTHER]),
-    answered("known", "You have not told me your dog.", group="tool"),
+    answered("known", "Your dog? You have not told me.", group="tool"),
     answered("corrected", "Your dog is called Rex.", old="Max", read=[RIGHT]),
     answered("corrected", "Your dog is called Max.", old="Max", read=[RIGHT]),
     answered("corrected", "Your dog is called Rexmax.", old="Max"),
-    answered("unknown", "You have not told me your dog."),
-    answered("unknown", "You have not told me the dog."),
+    answered("unknown", "Your dog? You have not told me."),
+    answered("unknown", "The dog? You have not told me."),
     answered("unknown", "Your dog is called Max."),
 ]
 WITHOUT = [answered("known", "Your dog is called Max."), answered("known", "Your dog is called Rex.")]
@@ -106,7 +106,7 @@ def test_score_puts_the_report_together():
     assert result["read_from_disk"]["rate"] == 1.0
     assert [a["answer"] for a in result["wrong_answers"]] == [
         "Rex is your dog.",
-        "You have not told me your dog.",
+        "Your dog? You have not told me.",
         "Your dog is called Max.",
         "Your dog is called Rexmax.",
         "Your dog is called Max.",

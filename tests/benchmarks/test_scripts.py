@@ -62,7 +62,7 @@ def test_unknown_relations_are_never_told():
     for user in USERS:
         for question in user.questions:
             if question.kind == "unknown":
-                assert question.answer.startswith("You have not told me")
+                assert question.answer.endswith("You have not told me.")
                 assert question.value == ""
                 assert question.relation not in {said.relation for _, said in told(user)}
 
