@@ -1,0 +1,22 @@
+"""The database: what is remembered, found, counted, evicted and forgotten. Knows SQL and bytes, no transformer."""
+
+from agentmem.store.eviction import EvictionPolicy
+from agentmem.store.hot import HotTier
+from agentmem.store.inputs import EmbedderId, NewMemory, text_digest
+from agentmem.store.kv import NewKV
+from agentmem.store.payloads import LoadedKV, Payload
+from agentmem.store.scoped import ScopedMemories
+from agentmem.store.store import Store
+
+__all__ = [
+    "EmbedderId",
+    "EvictionPolicy",
+    "HotTier",
+    "LoadedKV",
+    "NewKV",
+    "NewMemory",
+    "Payload",
+    "ScopedMemories",
+    "Store",
+    "text_digest",
+]

@@ -1,0 +1,187 @@
+"""KV <-> bytes: a safetensors buffer, with the codec's name and the original dtype in its metadata.
+
+Layers of equal shape are stacked (``k [L,H,T,D]``), so that the header stays small; others are kept one by one.
+A codec is a row of ``_CODECS``: how one K and one V tensor become named tensors, and back.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from agentmem.errors import InvalidInput, PayloadDamaged
+
+FORMAT = "agentmem-kv-1"
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I8": torch.int8}
+_FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_LONGEST_HEADER = 1_000_000
+_LEAST_SCALE = 6.2e-5  # smallest normal fp16: finer steps than this are noise
+
+Parts = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Codec:
+    encode: Callable[[Tensor, Tensor], Parts]
+    decode: Callable[[Parts, torch.dtype], tuple[Tensor, Tensor]]
+
+
+def pack(keys: Sequence[Tensor], values: Sequence[Tensor], codec: str) -> bytes:
+    """Pack the KV of one memory.
+
+    Args:
+        keys: per layer, float32, float16 or bfloat16 ``[H, T, D]``; all of one dtype. Left unchanged.
+        values: the same for values.
+        codec: ``fp32``, ``fp16``, ``bf16``, or ``int8`` (keys by channel, values by token; fp16 scales).
+
+    Raises:
+        InvalidInput: unknown codec, shapes or dtypes that do not fit together, or numbers that the codec cannot hold.
+    """
+    _check(keys, values, codec)
+    dtype = str(keys[0].dtype).removeprefix("torch.")
+    stacked = len({tuple(t.shape) for t in keys}) == 1 and len({tuple(t.shape) for t in values}) == 1
+    layers = (
+        [(torch.stack(tuple(keys)), torch.stack(tuple(values)))] if stacked else list(zip(keys, values, strict=True))
+    )
+    parts: Parts = {}
+    for number, (key, value) in enumerate(layers):
+        for name, part in _CODECS[codec].encode(key.detach().cpu(), value.detach().cpu()).items():
+            if part.is_floating_point() and not torch.isfinite(part).all():
+                raise InvalidInput(
+                    f"KV holds numbers that {codec} cannot (NaN, infinity or too large); use bf16 or fp32"
+                )
+            parts[f"{name}.{number}"] = part.contiguous()
+    about = {"codec": codec, "dtype": dtype, "layers": len(keys), "stacked": stacked}
+    # One entry only: the library writes several in random order, and equal KV should have equal bytes.
+    return safetensors.torch.save(parts, {FORMAT: json.dumps(about)})
+
+
+def unpack(data: bytes | bytearray | memoryview) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Keys and values per layer, in the dtype they were packed from.
+
+    Tensors of fp32, fp16 and bf16 payloads are views of ``data`` when it is a bytearray (``load_kv`` hands out those
+    for files): no copy is made. Treat them as read-only.
+
+    Raises:
+        PayloadDamaged: these bytes are not a whole payload of a known codec.
+    """
+    about, parts = _parse(data)
+    try:
+        codec, dtype = _CODECS[about["codec"]], _FLOATS[about["dtype"]]
+        n_layers, stacked = int(about["layers"]), bool(about["stacked"])
+        groups: dict[int, Parts] = {}
+        for name, tensor in parts.items():
+            part, _, number = name.rpartition(".")
+            groups.setdefault(int(number), {})[part] = tensor
+        pairs = [codec.decode(groups[number], dtype) for number in range(1 if stacked else n_layers)]
+        if stacked:
+            pairs = list(zip(pairs[0][0].unbind(0), pairs[0][1].unbind(0), strict=True))
+        keys, values = tuple(k for k, _ in pairs), tuple(v for _, v in pairs)
+        if len(keys) != n_layers or any(k.dim() != 3 or v.dim() != 3 or k.shape[:2] != v.shape[:2] for k, v in pairs):
+            raise ValueError("layers do not fit together")
+    except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise PayloadDamaged(
+            f"a KV payload does not hold what its header says ({error}); re-encode it from text"
+        ) from error
+    return keys, values
+
+
+def _check(keys: Sequence[Tensor], values: Sequence[Tensor], codec: str) -> None:
+    if codec not in _CODECS:
+        raise InvalidInput(f"unknown codec {codec!r}; use one of {', '.join(_CODECS)}")
+    if not keys or len(keys) != len(values):
+        raise InvalidInput(f"{len(keys)} layers of keys and {len(values)} of values; both must be given for each layer")
+    dtypes = {tensor.dtype for tensor in (*keys, *values)}
+    if len(dtypes) != 1 or dtypes.isdisjoint(_FLOATS.values()):
+        raise InvalidInput(f"KV must be of one dtype, float32, float16 or bfloat16, not {sorted(map(str, dtypes))}")
+    for key, value in zip(keys, values, strict=True):
+        if (
+            key.dim() != 3
+            or value.dim() != 3
+            or key.shape[:2] != value.shape[:2]
+            or not key.numel()
+            or not value.numel()
+        ):
+            raise InvalidInput(
+                f"keys and values are [heads, tokens, dim], not {tuple(key.shape)} and {tuple(value.shape)}"
+            )
+
+
+def _parse(data: bytes | bytearray | memoryview) -> tuple[dict[str, Any], Parts]:
+    """Read a safetensors buffer in place. (The library's own ``load`` copies, and drops the metadata.)"""
+    # torch warns about buffers that cannot be written, though nobody here writes.
+    buffer = data if isinstance(data, bytearray) else bytearray(data)
+    try:
+        length = int.from_bytes(buffer[:8], "little")
+        if len(buffer) < 8 or not 0 < length <= min(_LONGEST_HEADER, len(buffer) - 8):
+            raise ValueError(f"header of {length} bytes in a buffer of {len(buffer)}")
+        header: dict[str, Any] = json.loads(buffer[8 : 8 + length])
+        about: dict[str, Any] = json.loads(header["__metadata__"][FORMAT])
+        parts, end = {}, 8 + length
+        for name, entry in header.items():
+            if name != "__metadata__":
+                parts[name], end = _tensor(buffer, 8 + length, entry, end)
+        if end != len(buffer):
+            raise ValueError(f"{len(buffer) - end} bytes too many")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise PayloadDamaged(f"not a KV payload ({error}); re-encode it from text") from error
+    return about, parts
+
+
+def _tensor(buffer: bytearray, base: int, entry: dict[str, Any], end: int) -> tuple[Tensor, int]:
+    dtype, shape = _DTYPES[entry["dtype"]], [int(size) for size in entry["shape"]]
+    start, stop = (base + int(offset) for offset in entry["data_offsets"])
+    count = math.prod(shape)
+    if min(shape, default=0) < 1 or not base <= start <= stop <= len(buffer) or stop - start != count * dtype.itemsize:
+        raise ValueError(f"a tensor of shape {shape} from {start} to {stop} in a buffer of {len(buffer)} bytes")
+    return torch.frombuffer(buffer, dtype=dtype, count=count, offset=start).reshape(shape), max(end, stop)
+
+
+def _cast(dtype: torch.dtype) -> _Codec:
+    return _Codec(
+        encode=lambda key, value: {"k": key.to(dtype), "v": value.to(dtype)},
+        decode=lambda parts, original: (parts["k"].to(original), parts["v"].to(original)),
+    )
+
+
+def _quantise(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 with one scale for all of ``dim``."""
+    if not torch.isfinite(x).all():
+        raise InvalidInput("KV holds NaN or infinity")
+    x = x.float()
+    # The scale is rounded up to fp16 first, and the codes made for the rounded one: no code is clipped by more than
+    # half a step, and decoding multiplies by exactly what was divided by.
+    scale = (x.abs().amax(dim, keepdim=True) / 127.0).clamp_min(_LEAST_SCALE).half()
+    return (x / scale.float()).round_().clamp_(-127, 127).to(torch.int8), scale
+
+
+def _int8_encode(key: Tensor, value: Tensor) -> Parts:
+    # Keys have outlier channels that last over tokens; values vary by token.
+    k, k_scale = _quantise(key, -2)
+    v, v_scale = _quantise(value, -1)
+    return {"k": k, "k_scale": k_scale, "v": v, "v_scale": v_scale}
+
+
+def _int8_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    key = parts["k"].float().mul_(parts["k_scale"].float())
+    value = parts["v"].float().mul_(parts["v_scale"].float())
+    return key.to(dtype), value.to(dtype)
+
+
+_CODECS = {
+    "fp32": _cast(torch.float32),
+    "fp16": _cast(torch.float16),
+    "bf16": _cast(torch.bfloat16),
+    "int8": _Codec(_int8_encode, _int8_decode),
+}
+
+CODECS = tuple(_CODECS)
+"""Names of the codecs."""

@@ -1,0 +1,282 @@
+"""One SQLite file: driver, connections, transactions, and the queue that writers stand in.
+
+Writers take a file lock, then ``BEGIN IMMEDIATE``: SQLite's own busy handler sleeps without a queue, so that one hot
+writer starves the others. Readers take neither; they see the snapshot of their first statement.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import sqlite_vec
+from pysqlite3 import dbapi2 as driver
+from sqlalchemy.pool import StaticPool
+
+from agentmem.errors import Closed, StoreBusy, StoreError, StoreFull, StoreOpenError
+
+if sys.platform != "win32":
+    import fcntl
+
+APPLICATION_ID = 0x61674D4D
+"""``agMM`` in the file header: a database of another program is refused before anything is written to it."""
+
+OLDEST_SQLITE = (3, 51, 3)
+"""Earlier versions can corrupt a WAL database that two connections checkpoint at once (sqlite.org/wal.html)."""
+
+PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "secure_delete=ON",
+    "cache_size=-65536",
+    "mmap_size=1073741824",
+    "journal_size_limit=67108864",
+    "temp_store=MEMORY",
+)
+
+# Primary result codes of SQLite (sqlite.org/rescode.html).
+_BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _NOTADB = 5, 6, 8, 10, 11, 13, 26
+_NO_SPACE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def check_driver(version: tuple[int, ...] = driver.sqlite_version_info) -> None:
+    """Refuse a SQLite that is too old.
+
+    Raises:
+        StoreOpenError: the linked SQLite is older than 3.51.3.
+    """
+    if version < OLDEST_SQLITE:
+        found, needed = (".".join(map(str, v)) for v in (version, OLDEST_SQLITE))
+        raise StoreOpenError(
+            f"SQLite {found} can corrupt a store that several processes write; {needed} or newer is needed: "
+            "upgrade the pysqlite3 package"
+        )
+
+
+def no_space(error: OSError) -> bool:
+    """True when the operating system refused a write for lack of room."""
+    return error.errno in _NO_SPACE
+
+
+def translate(error: Exception, where: str) -> StoreError:
+    """The exception that users see for a driver error; ``where`` names the file."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    primary, text = code & 0xFF, str(error)
+    if primary in (_BUSY, _LOCKED):
+        return StoreBusy(f"{where} is locked by another process ({text}); try again")
+    if primary == _FULL:
+        return StoreFull(f"no room to write {where} ({text}); nothing was changed: free some space and try again")
+    if primary == _IOERR:  # the driver does not say which; a quota and a file-size limit end here too
+        return StoreError(f"the disk refused {where} ({text}); nothing was changed: check the disk, quota and limits")
+    if primary in (_CORRUPT, _NOTADB):
+        return StoreError(f"{where} is damaged ({text}); restore a backup, or export what can be read")
+    if primary == _READONLY:
+        return StoreError(f"{where} cannot be written ({text}); check the file's permissions")
+    return StoreError(f"{where}: {text}")
+
+
+class FileLock:
+    """An advisory lock on ``<db>.lock``, released by the kernel when its holder dies."""
+
+    def __init__(self, path: Path, timeout: float):
+        self.path = path
+        self.timeout = timeout
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hold the lock.
+
+        Raises:
+            StoreBusy: another process held it for longer than the timeout.
+        """
+        if sys.platform == "win32":
+            yield  # SQLite's own lock still holds; only the fair queue is missing.
+            return
+        handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + self.timeout
+            pause = 0.0005
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                if time.monotonic() > deadline:
+                    raise StoreBusy(
+                        f"{self.path} was held by another process for more than {self.timeout:g} s; "
+                        "try again, or open the store with a longer lock_timeout"
+                    )
+                time.sleep(pause)
+                pause = min(pause * 2, 0.01)
+            try:
+                yield
+            finally:
+                # Explicit: a child forked meanwhile shares this open file and would keep the lock alive.
+                fcntl.flock(handle, fcntl.LOCK_UN)
+        finally:
+            os.close(handle)
+
+
+class Database:
+    """Connections to one file, or to one throwaway database in RAM (``path=None``)."""
+
+    def __init__(self, path: Path | None, lock_timeout: float):
+        check_driver()
+        self.path = path
+        self.name = str(path) if path else "the store in memory"
+        self.lock_timeout = lock_timeout
+        self._closed = False
+        # One connection in RAM cannot run two transactions at once; for a file this only queues our own writers.
+        self._mutex = threading.RLock()
+        self._depth = 0
+        self._file_lock = FileLock(Path(f"{path}.lock"), lock_timeout) if path else None
+        url = sa.URL.create("sqlite", database=str(path) if path else ":memory:")
+        arguments: dict[str, Any] = {"isolation_level": None, "timeout": lock_timeout, "check_same_thread": False}
+        if path:
+            self._engine = sa.create_engine(url, module=driver, connect_args=arguments)
+        else:
+            self._engine = sa.create_engine(url, module=driver, connect_args=arguments, poolclass=StaticPool)
+        sa.event.listen(self._engine, "connect", _prepare)
+        sa.event.listen(self._engine, "begin", _begin)
+        self._writer = self._engine.execution_options(write=True)
+        _open_databases.add(self)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A read transaction: one snapshot.
+
+        Raises:
+            Closed: after close().
+            StoreError: the database cannot be read.
+        """
+        mutex = nullcontext() if self.path else self._exclusive()
+        with self._guard(), mutex, self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A write transaction, committed when the block ends and rolled back when it raises.
+
+        Raises:
+            Closed: after close().
+            StoreBusy: another process held the lock for too long.
+            StoreFull: no room; rolled back.
+            StoreError: the database cannot be written.
+        """
+        with self._guard(), self.lock(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """The writers' lock alone. A thread that holds it may take it again (and write)."""
+        with self._exclusive():
+            if self._file_lock is None or self._depth:
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+                return
+            with self._file_lock():
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+
+    def checkpoint(self, wait: float = 2.0) -> bool:
+        """Move everything from the write-ahead log into the file and empty the log.
+
+        Until it has succeeded, deleted content can still be read from the file's old pages.
+
+        Returns:
+            False when a reader of an old snapshot stood in the way for ``wait`` seconds.
+        """
+        if self.path is None:
+            return True
+        deadline = time.monotonic() + wait
+        with self._guard(), self.lock():
+            raw = self._engine.raw_connection()
+            try:
+                cursor = raw.cursor()
+                cursor.execute("PRAGMA busy_timeout=0")
+                try:
+                    while cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                        if time.monotonic() > deadline:
+                            return False
+                        time.sleep(0.01)
+                finally:
+                    cursor.execute(f"PRAGMA busy_timeout={int(self.lock_timeout * 1000)}")
+                    cursor.close()
+            finally:
+                raw.close()
+        return True
+
+    @property
+    def closed(self) -> bool:
+        """True after close()."""
+        return self._closed
+
+    def close(self) -> None:
+        """Close every connection. Later calls raise Closed; closing twice is fine."""
+        self._closed = True
+        self._engine.dispose()
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Refuse a closed database; turn driver errors into ours."""
+        if self._closed:
+            raise Closed(f"{self.name} was closed; open it again with Store.open")
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            raise translate(error.orig if isinstance(error.orig, Exception) else error, self.name) from error
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """One thread of this process at a time."""
+        if not self._mutex.acquire(timeout=self.lock_timeout):
+            raise StoreBusy(f"{self.name} was held by another thread for more than {self.lock_timeout:g} s; try again")
+        try:
+            yield
+        finally:
+            self._mutex.release()
+
+    def _forget_parent(self) -> None:
+        """In a forked child: drop inherited connections without closing them (that would drop the parent's locks)."""
+        self._engine.dispose(close=False)
+        self._mutex = threading.RLock()
+        self._depth = 0
+
+
+def _prepare(connection: Any, _record: object) -> None:
+    connection.enable_load_extension(True)
+    connection.load_extension(sqlite_vec.loadable_path())
+    connection.enable_load_extension(False)
+    for pragma in PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _after_fork() -> None:
+    for database in list(_open_databases):
+        database._forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,206 @@
+"""Attaching and loading KV payloads. KV is a cache of text: what does not match is reported, never used."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from agentmem.errors import InvalidInput
+from agentmem.records import Scope
+from agentmem.store import tidying, writing
+from agentmem.store.inputs import check_name, check_text, now_us
+from agentmem.store.payloads import INLINE_MAX, LoadedKV, Payload
+from agentmem.store.places import AnyRow, Place, find_place
+from agentmem.store.rows import SLICE, keys_of
+from agentmem.store.schema import KVModel, KVPayload, KVTrash, MemoryRow
+
+if TYPE_CHECKING:
+    from agentmem.store.store import Store
+
+Bytes = bytes | bytearray | memoryview
+
+MAX_FINGERPRINT = 4096
+
+
+@dataclass(frozen=True)
+class NewKV:
+    """Packed KV of one memory; ``text_sha256`` is ``text_digest`` of the text it was encoded from."""
+
+    id: str
+    payload: Bytes
+    codec: str
+    text_sha256: bytes
+
+
+@dataclass(frozen=True)
+class _Placed:
+    new: NewKV
+    key: int
+    uri: str | None
+
+
+def attach(store: Store, scope: Scope, payloads: Sequence[NewKV], fingerprint: str) -> list[str]:
+    """See ``ScopedMemories.attach_kv_many``."""
+    check_text(fingerprint, "fingerprint", MAX_FINGERPRINT)
+    for new in payloads:
+        _check(new)
+    with store.database.read() as connection:
+        place = find_place(connection, scope)
+        placed = _place(store, connection, place, payloads, fingerprint) if place else []
+    if not placed:
+        return []
+    files = [(one.uri, one.new.payload) for one in placed if one.uri is not None]
+    if store.files is not None and files:
+        store.files.write(files)  # whole and durable before a row names them
+    kept: list[_Placed] = []
+    try:
+        now = now_us()
+        with store.write() as connection:
+            place = find_place(connection, scope)
+            if place is not None:
+                kept = _insert(connection, place, placed, fingerprint, now)
+                tidying.enforce(connection, store.policy, place.space_id, now)
+    except BaseException:
+        kept = []
+        raise
+    finally:
+        named = {one.uri for one in kept}
+        for uri, _ in files:
+            if store.files is not None and uri not in named:
+                store.files.unlink(uri)
+    store.drain_trash()
+    return [one.new.id for one in kept]
+
+
+def _check(new: object) -> None:
+    if not isinstance(new, NewKV):
+        raise InvalidInput(f"expected a NewKV, not {type(new).__name__}")
+    check_name(new.id, "id")
+    check_name(new.codec, "codec")
+    if len(new.codec) > 32:
+        raise InvalidInput(f"a codec's name has at most 32 characters, not {new.codec!r}")
+    if not isinstance(new.payload, Bytes) or not len(new.payload):
+        raise InvalidInput("a KV payload is non-empty bytes")
+    if not isinstance(new.text_sha256, bytes) or len(new.text_sha256) != 32:
+        raise InvalidInput("text_sha256 is the 32 bytes of text_digest(text)")
+
+
+def _place(
+    store: Store, connection: sa.Connection, place: Place, payloads: Sequence[NewKV], fingerprint: str
+) -> list[_Placed]:
+    """Where each payload goes; those whose memory is gone or changed are left out before anything is written."""
+    rows = keys_of(connection, place, [new.id for new in payloads])
+    model_key = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
+    placed: dict[str, _Placed] = {}
+    for new in payloads:
+        row = rows.get(new.id)
+        if row is None or row.text_sha256 != new.text_sha256:
+            continue
+        uri = None
+        if store.files is not None and memoryview(new.payload).nbytes > INLINE_MAX:
+            uri = store.files.place(row.turn_id, row.id, model_key)
+        placed[new.id] = _Placed(new, row.id, uri)
+    return list(placed.values())
+
+
+def _insert(
+    connection: sa.Connection, place: Place, placed: Sequence[_Placed], fingerprint: str, now: int
+) -> list[_Placed]:
+    rows = keys_of(connection, place, [one.new.id for one in placed])
+    kept = [one for one in placed if one.new.id in rows and rows[one.new.id].text_sha256 == one.new.text_sha256]
+    if not kept:
+        return []
+    model_id = connection.scalar(sa.select(KVModel.id).where(KVModel.fingerprint == fingerprint))
+    if model_id is None:
+        insert = sa.insert(KVModel).values(fingerprint=fingerprint).returning(KVModel.id)
+        model_id = connection.execute(insert).scalar_one()
+    for one in kept:
+        old = (KVPayload.memory_id == one.key, KVPayload.kv_model_id == model_id)
+        uris = sa.select(KVPayload.uri).where(*old, KVPayload.uri.is_not(None))
+        connection.execute(sa.insert(KVTrash).from_select(["uri"], uris))
+        connection.execute(sa.delete(KVPayload).where(*old))
+        data = one.new.payload
+        connection.execute(
+            sa.insert(KVPayload).values(
+                memory_id=one.key,
+                kv_model_id=model_id,
+                space_id=place.space_id,
+                codec=one.new.codec,
+                nbytes=memoryview(data).nbytes,
+                sha256=hashlib.sha256(data).digest(),
+                crc32=zlib.crc32(data),
+                uri=one.uri,
+                data=bytes(data) if one.uri is None else None,
+            )
+        )
+        row = rows[one.new.id]
+        writing.note(connection, place.space_id, [(row.session_id, row.uid)], "kv_attached", one.new.codec, now)
+    return kept
+
+
+def load(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str) -> LoadedKV:
+    """See ``ScopedMemories.load_kv``."""
+    wanted = list(dict.fromkeys(check_name(one, "id") for one in ids))
+    payloads: dict[str, Payload] = {}
+    damaged: list[str] = []
+    with store.database.read() as connection:
+        rows, warm = _rows(connection, scope, wanted, fingerprint, with_data=True)
+    for uid, row in rows.items():
+        data = row.data
+        if data is None and store.files is not None:
+            data = store.files.read(row.uri)
+        if data is None or len(data) != row.nbytes or zlib.crc32(data) != row.crc32:
+            damaged.append(uid)
+        else:
+            payloads[uid] = Payload(data, row.codec, row.sha256)
+    if damaged:  # the file may just have gone with its memory, or with an eviction
+        with store.database.read() as connection:
+            now_rows, _ = _rows(connection, scope, damaged, fingerprint, with_data=False)
+        damaged = [uid for uid in damaged if uid in now_rows and now_rows[uid].sha256 == rows[uid].sha256]
+    rest = [uid for uid in wanted if uid not in payloads and uid not in damaged]
+    return LoadedKV(
+        payloads=payloads,
+        missing=tuple(uid for uid in rest if uid in rows or uid not in warm),
+        damaged=tuple(damaged),
+        foreign=tuple(uid for uid in rest if uid not in rows and uid in warm),
+    )
+
+
+def digests(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str) -> dict[str, bytes]:
+    """See ``ScopedMemories.kv_digests``."""
+    wanted = list(dict.fromkeys(check_name(one, "id") for one in ids))
+    with store.database.read() as connection:
+        rows, _ = _rows(connection, scope, wanted, fingerprint, with_data=False)
+    return {uid: row.sha256 for uid, row in rows.items()}
+
+
+def _rows(
+    connection: sa.Connection, scope: Scope, ids: Sequence[str], fingerprint: str, *, with_data: bool
+) -> tuple[dict[str, AnyRow], set[str]]:
+    """Payload rows under the fingerprint by id, and the ids that have a payload under any."""
+    rows: dict[str, AnyRow] = {}
+    warm: set[str] = set()
+    place = find_place(connection, scope)
+    if place is None:
+        return rows, warm
+    columns: list[Any] = [MemoryRow.uid, KVPayload.codec, KVPayload.nbytes, KVPayload.sha256, KVPayload.crc32]
+    columns.append(KVPayload.uri)
+    if with_data:
+        columns.append(KVPayload.data)
+    for start in range(0, len(ids), SLICE):
+        mine = (*place.conditions(), MemoryRow.uid.in_(ids[start : start + SLICE]))
+        join = KVPayload.memory_id == MemoryRow.id
+        warm.update(connection.scalars(sa.select(MemoryRow.uid).join(KVPayload, join).where(*mine)))
+        found = connection.execute(
+            sa.select(*columns)
+            .join(KVPayload, join)
+            .join(KVModel, KVModel.id == KVPayload.kv_model_id)
+            .where(*mine, KVModel.fingerprint == fingerprint)
+        )
+        rows.update({row.uid: row for row in found})
+    return rows, warm

@@ -1,0 +1,99 @@
+"""What is checked before a file is touched, and how it is brought to the current schema."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from pysqlite3 import dbapi2 as driver
+
+from agentmem.errors import SchemaTooNew, StoreBusy, StoreOpenError
+from agentmem.store.engine import APPLICATION_ID, Database, translate
+
+HEAD = "0001"
+"""The newest revision in ``migrations/versions``. Revisions are numbered, so that newer can be told from unknown."""
+
+_MAGIC = b"SQLite format 3\0"
+
+
+def preflight(path: Path) -> str | None:
+    """Look at ``path`` without writing anything.
+
+    Returns:
+        The file's schema revision, or None when there is no store in it yet.
+
+    Raises:
+        StoreOpenError: it cannot become or is not a store.
+        SchemaTooNew: a newer agentmem wrote it.
+    """
+    if path.is_dir():
+        raise StoreOpenError(f"{path} is a directory; give the path of a file, such as {path / 'memory.db'}")
+    folder = path.parent
+    if not folder.is_dir():
+        raise StoreOpenError(f"the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreOpenError(f"the folder {folder} cannot be written; the store needs room there for its log and lock")
+    if not path.exists():
+        return None
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise StoreOpenError(f"{path} cannot be read and written; check its permissions")
+    with path.open("rb") as file:
+        head = file.read(len(_MAGIC))
+    if not head:
+        return None
+    if head != _MAGIC:
+        raise StoreOpenError(
+            f"{path} is not an agentmem store (it does not begin like an SQLite file); it was left alone"
+        )
+    try:
+        revision = _revision(path)
+    except driver.Error as error:
+        translated = translate(error, str(path))
+        if isinstance(translated, StoreBusy):
+            raise translated from error
+        raise StoreOpenError(f"{translated}; it was left alone") from error
+    if revision is not None and revision > HEAD:
+        raise SchemaTooNew(
+            f"{path} has schema {revision}, this agentmem knows up to {HEAD}; upgrade agentmem. It was left alone"
+        )
+    return revision
+
+
+def _revision(path: Path) -> str | None:
+    """The schema revision inside, read through a connection that cannot write."""
+    log = Path(f"{path}-wal")
+    # Without a log everything is in the file, which can be read without leaving -wal and -shm beside it.
+    how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+    with closing(driver.connect(f"file:{quote(str(path))}?{how}", uri=True)) as connection:
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables == 0:  # a process died while it created the file
+            return None
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        if application_id != APPLICATION_ID:
+            raise StoreOpenError(f"{path} is a database of another program, not an agentmem store; it was left alone")
+        (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(revision)
+
+
+def migrate(database: Database, revision: str | None) -> None:
+    """Bring the file from ``revision`` to HEAD in one transaction; nothing is done when it is there."""
+    if revision == HEAD:
+        return
+    with database.write() as connection:
+        upgrade(connection)
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """Run the missing migrations on an open transaction."""
+    # Imported late: alembic costs 0.1 s, and most opens have nothing to migrate.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

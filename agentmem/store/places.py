@@ -1,0 +1,64 @@
+"""A scope as the database knows it. Every query on memories takes its conditions from here, so that it fails closed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from agentmem.records import Scope
+from agentmem.store.schema import MemoryRow, SessionRow, Space
+
+AnyRow = sa.Row[*tuple[Any, ...]]
+"""A row whose columns the reader knows."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Keys of a scope that exists in the database."""
+
+    scope: Scope
+    space_id: int
+    session_id: int | None
+    """Set only when the scope is narrowed to one session."""
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """What a memory row must fulfil to belong to the scope."""
+        conditions = [MemoryRow.space_id == self.space_id]
+        if self.session_id is not None:
+            conditions.append(MemoryRow.session_id == self.session_id)
+        return conditions
+
+
+def find_place(connection: sa.Connection, scope: Scope) -> Place | None:
+    """The keys of a scope, or None when nothing was ever written to it."""
+    space_id = connection.scalar(
+        sa.select(Space.id).where(Space.user_key == scope.user, Space.agent_key == scope.agent)
+    )
+    if space_id is None:
+        return None
+    if scope.session is None:
+        return Place(scope, space_id, None)
+    session_id = connection.scalar(
+        sa.select(SessionRow.id).where(SessionRow.space_id == space_id, SessionRow.label == scope.session)
+    )
+    return None if session_id is None else Place(scope, space_id, session_id)
+
+
+def make_space(connection: sa.Connection, scope: Scope, now_us: int) -> int:
+    """Key of the (user, agent) of a scope, created when missing."""
+    row = connection.scalar(sa.select(Space.id).where(Space.user_key == scope.user, Space.agent_key == scope.agent))
+    if row is not None:
+        return row
+    values = {"user_key": scope.user, "agent_key": scope.agent, "created_us": now_us}
+    return connection.execute(sa.insert(Space).values(values).returning(Space.id)).scalar_one()
+
+
+def make_session(connection: sa.Connection, space_id: int, label: str, now_us: int) -> int:
+    """Key of a session of a space, created when missing."""
+    row = connection.scalar(sa.select(SessionRow.id).where(SessionRow.space_id == space_id, SessionRow.label == label))
+    if row is not None:
+        return row
+    values = {"space_id": space_id, "label": label, "created_us": now_us}
+    return connection.execute(sa.insert(SessionRow).values(values).returning(SessionRow.id)).scalar_one()

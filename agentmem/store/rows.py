@@ -1,0 +1,190 @@
+"""Memories as records: filters, orders, and the one query that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypedDict
+
+import sqlalchemy as sa
+
+from agentmem.errors import InvalidInput
+from agentmem.records import Memory, Role, Scope, Tier
+from agentmem.store.eviction import decayed
+from agentmem.store.inputs import check_int, check_role, check_session, check_tags, from_us, to_us
+from agentmem.store.places import AnyRow, Place
+from agentmem.store.schema import KVPayload, MemoryRow, MemoryTag, MemoryUsage, SessionRow, Turn
+
+SLICE = 500
+"""Ids per statement, below every database's limit on parameters."""
+
+
+class Filters(TypedDict, total=False):
+    """What list, count and search can be narrowed by; all given ones must hold."""
+
+    role: Role | str
+    tags: Sequence[str]
+    """Every one of these."""
+    tier: Tier | str
+    """``warm`` or ``cold``; what is hot is known to the process that holds it, not to the store."""
+    session: str
+    since: datetime
+    """Written at or after."""
+    until: datetime
+    """Written before."""
+    pinned: bool
+    min_uses: int
+
+
+_HAS_KV = sa.select(KVPayload.memory_id).where(KVPayload.memory_id == MemoryRow.id).correlate(MemoryRow).exists()
+
+
+def filter_conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
+    """SQL conditions on ``memory`` (and ``memory_usage``, correlated).
+
+    Raises:
+        InvalidInput: a filter that does not exist or cannot be.
+    """
+    unknown = set(filters) - set(Filters.__annotations__)
+    if unknown:
+        raise InvalidInput(f"unknown filter {sorted(unknown)}; there are {', '.join(Filters.__annotations__)}")
+    found: list[sa.ColumnElement[bool]] = []
+    if "role" in filters:
+        found.append(MemoryRow.role == check_role(filters["role"]).value)
+    for tag in check_tags(filters.get("tags", ())):
+        tagged = sa.select(MemoryTag.memory_id).where(MemoryTag.memory_id == MemoryRow.id, MemoryTag.tag == tag)
+        found.append(tagged.correlate(MemoryRow).exists())
+    if "tier" in filters:
+        found.append(_HAS_KV if _tier(filters["tier"]) is Tier.WARM else ~_HAS_KV)
+    if "session" in filters:
+        label = check_session(filters["session"])
+        sessions = sa.select(SessionRow.id).where(SessionRow.label == label, SessionRow.space_id == MemoryRow.space_id)
+        found.append(MemoryRow.session_id.in_(sessions.correlate(MemoryRow)))
+    if "since" in filters:
+        found.append(MemoryRow.created_us >= to_us(filters["since"], "since"))
+    if "until" in filters:
+        found.append(MemoryRow.created_us < to_us(filters["until"], "until"))
+    if "pinned" in filters:
+        if not isinstance(filters["pinned"], bool):
+            raise InvalidInput(f"pinned must be True or False, not {filters['pinned']!r}")
+        found.append(MemoryRow.pinned.is_(filters["pinned"]))
+    if "min_uses" in filters:
+        used = sa.select(MemoryUsage.memory_id).where(
+            MemoryUsage.memory_id == MemoryRow.id, MemoryUsage.uses >= check_int(filters["min_uses"], "min_uses", 0)
+        )
+        found.append(used.correlate(MemoryRow).exists())
+    return found
+
+
+def _tier(tier: object) -> Tier:
+    if tier not in (Tier.WARM, Tier.COLD):
+        raise InvalidInput(f"tier must be 'warm' or 'cold', not {tier!r}; the store cannot know what is hot elsewhere")
+    return Tier(tier)  # type: ignore[arg-type]  # narrowed above
+
+
+def frequency(now_us: int, half_life_us: int) -> sa.ColumnElement[float]:
+    """Usage frequency now, in SQL."""
+    age = sa.case((MemoryUsage.score_us < now_us, sa.cast(now_us - MemoryUsage.score_us, sa.Float)), else_=0.0)
+    return MemoryUsage.score * sa.func.power(2.0, -age / float(half_life_us))
+
+
+def order_by(sort: str, now_us: int, half_life_us: int) -> list[sa.ColumnElement[Any]]:
+    """Order of ``list``: a key, or ``-key`` for largest first; ties in the order of writing, reversed with ``-``.
+
+    Raises:
+        InvalidInput: there is no such key.
+    """
+    keys: dict[str, sa.ColumnElement[Any]] = {
+        "created_at": sa.type_coerce(MemoryRow.created_us, sa.BigInteger),
+        "last_used": sa.func.coalesce(MemoryUsage.last_us, 0),
+        "uses": sa.type_coerce(MemoryUsage.uses, sa.Integer),
+        "attention": sa.type_coerce(MemoryUsage.attention, sa.Float),
+        "frequency": frequency(now_us, half_life_us),
+        "n_tokens": sa.type_coerce(MemoryRow.n_tokens, sa.Integer),
+        "kv_bytes": _kv_bytes(),
+    }
+    key = keys.get(sort.removeprefix("-")) if isinstance(sort, str) else None
+    if key is None:
+        raise InvalidInput(
+            f"cannot sort by {sort!r}; use one of {', '.join(keys)}, with '-' in front for largest first"
+        )
+    tie = sa.type_coerce(MemoryRow.id, sa.BigInteger)
+    return [key.desc(), tie.desc()] if sort.startswith("-") else [key.asc(), tie.asc()]
+
+
+def _kv_bytes() -> sa.ColumnElement[int]:
+    total = sa.select(sa.func.coalesce(sa.func.sum(KVPayload.nbytes), 0))
+    return total.where(KVPayload.memory_id == MemoryRow.id).correlate(MemoryRow).scalar_subquery()
+
+
+def select_rows() -> sa.Select[Any]:
+    """Everything that a ``Memory`` shows except tags; the caller adds conditions."""
+    return (
+        sa.select(
+            MemoryRow.__table__,
+            MemoryUsage.uses,
+            MemoryUsage.attention,
+            MemoryUsage.score,
+            MemoryUsage.score_us,
+            MemoryUsage.last_us,
+            MemoryUsage.recent_turns,
+            SessionRow.label,
+            Turn.uid.label("turn_uid"),
+            _kv_bytes().label("kv_bytes"),
+        )
+        .join(MemoryUsage, MemoryUsage.memory_id == MemoryRow.id)
+        .join(Turn, Turn.id == MemoryRow.turn_id)
+        .outerjoin(SessionRow, SessionRow.id == MemoryRow.session_id)
+    )
+
+
+def tags_of(connection: sa.Connection, memory_ids: Sequence[int]) -> dict[int, list[str]]:
+    """Tags by memory key."""
+    tags: dict[int, list[str]] = {}
+    for start in range(0, len(memory_ids), SLICE):
+        some = memory_ids[start : start + SLICE]
+        chosen = sa.select(MemoryTag.memory_id, MemoryTag.tag).where(MemoryTag.memory_id.in_(some))
+        for memory_id, tag in connection.execute(chosen.order_by(MemoryTag.tag)):
+            tags.setdefault(memory_id, []).append(tag)
+    return tags
+
+
+def to_memories(
+    connection: sa.Connection, rows: Sequence[AnyRow], scope: Scope, now_us: int, half_life_us: int
+) -> list[Memory]:
+    """Records for rows of ``select_rows``, in their order."""
+    tags = tags_of(connection, [row.id for row in rows])
+    return [
+        Memory(
+            id=row.uid,
+            scope=Scope(user=scope.user, agent=scope.agent, session=row.label),
+            text=row.text,
+            role=Role(row.role),
+            turn=row.turn_uid,
+            chunk_no=row.chunk_no,
+            n_tokens=row.n_tokens,
+            created_at=from_us(row.created_us),
+            uses=row.uses,
+            attention=row.attention,
+            frequency=decayed(row.score, row.score_us, now_us, half_life_us),
+            last_used=None if row.last_us is None else from_us(row.last_us),
+            pinned=row.pinned,
+            tier=Tier.WARM if row.kv_bytes else Tier.COLD,
+            kv_bytes=row.kv_bytes,
+            tags=tuple(tags.get(row.id, ())),
+            meta=row.meta,
+        )
+        for row in rows
+    ]
+
+
+def keys_of(connection: sa.Connection, place: Place, ids: Iterable[str]) -> dict[str, AnyRow]:
+    """(id, uid, turn_id, session_id, text_sha256) by public id; ids that are not in the scope are absent."""
+    wanted = list(dict.fromkeys(ids))
+    found: dict[str, AnyRow] = {}
+    columns = (MemoryRow.id, MemoryRow.uid, MemoryRow.turn_id, MemoryRow.session_id, MemoryRow.text_sha256)
+    for start in range(0, len(wanted), SLICE):
+        some = wanted[start : start + SLICE]
+        rows = connection.execute(sa.select(*columns).where(*place.conditions(), MemoryRow.uid.in_(some)))
+        found.update({row.uid: row for row in rows})
+    return found

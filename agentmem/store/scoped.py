@@ -1,0 +1,487 @@
+"""The handle through which the memories of one scope are written and read. Each method is one unit of work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import sqlalchemy as sa
+
+from agentmem.errors import InvalidInput, NotFound
+from agentmem.records import Event, Explanation, Forgotten, Hit, Memory, PruneReport, Scope, Stats
+from agentmem.store import kv, search, tidying, transfer, writing
+from agentmem.store.inputs import (
+    NewMemory,
+    Vector,
+    check_age,
+    check_characters,
+    check_int,
+    check_meta,
+    check_name,
+    check_new,
+    check_share,
+    check_tags,
+    check_text,
+    check_vector,
+    from_us,
+    now_us,
+    text_digest,
+)
+from agentmem.store.payloads import LoadedKV
+from agentmem.store.places import AnyRow, Place, find_place
+from agentmem.store.rows import SLICE, Filters, filter_conditions, keys_of, order_by, select_rows, to_memories
+from agentmem.store.schema import EventRow, MemoryRow, SessionRow, Space
+from agentmem.store.stats import count_up
+
+if TYPE_CHECKING:
+    from agentmem.store.store import Store
+
+MAX_QUERY = 1_000_000
+"""Longest query, in characters."""
+
+# Spelled here because inside the class ``list`` is a method.
+Hits = list[Hit]
+Events = list[Event]
+Ids = list[str]
+
+
+class ScopedMemories:
+    """Memories of one scope. An id of another scope is answered like one that never was: NotFound."""
+
+    def __init__(self, store: Store, scope: Scope):
+        self._store = store
+        self.scope = scope
+
+    # Writing.
+
+    def add(self, memories: Sequence[NewMemory]) -> list[Memory]:
+        """Store chunks in one transaction: text, vectors, indexes and counters commit together or not at all.
+
+        Adding what is there already (the same id, or the same turn and chunk number, with the same text) changes
+        nothing and returns what is there.
+
+        Returns:
+            The memories in the order given, after the commit.
+
+        Raises:
+            InvalidInput: one of them cannot be stored; then none was.
+            StoreFull: no room; rolled back.
+        """
+        if not isinstance(memories, Sequence) or isinstance(memories, str):
+            raise InvalidInput(f"add takes a list of NewMemory, not {type(memories).__name__}")
+        now = now_us()
+        items = [check_new(memory, self._store.embedder, self.scope.session, now) for memory in memories]
+        if not items:
+            return []
+        with self._store.write() as connection:
+            space_id, keys = writing.add(connection, self.scope, items, self._store.model_id, now)
+            added = self._by_keys(connection, keys, now)
+            report = tidying.enforce(connection, self._store.policy, space_id, now)
+        if report.pruned:
+            self._store.drain_trash()
+        self._store.finish_erasure(wait=0.0)
+        return [added[key] for key in keys]
+
+    def update(
+        self,
+        id: str,
+        *,
+        text: str | None = None,
+        embedding: Vector | None = None,
+        n_tokens: int | None = None,
+        tags: Sequence[str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Memory:
+        """Change a memory. A new text drops the KV and the vectors of the old one and is indexed anew.
+
+        A new text comes with its ``n_tokens``, and with its ``embedding`` or none (then it waits in
+        ``Store.pending_embeddings``).
+
+        Raises:
+            NotFound: no such memory in this scope.
+            InvalidInput: a value that cannot be stored; nothing was changed.
+        """
+        check_name(id, "id")
+        if text is None and (embedding is not None or n_tokens is not None):
+            raise InvalidInput("embedding and n_tokens describe a new text; give text as well")
+        if text is not None and n_tokens is None:
+            raise InvalidInput("a new text needs its n_tokens")
+        item: dict[str, Any] = {}
+        vector = None
+        if text is not None:
+            item = {"text": check_text(text), "text_sha256": text_digest(text)}
+            item["n_tokens"] = check_int(n_tokens, "n_tokens", 0)
+            if embedding is not None:
+                vector = check_vector(embedding, self._embedding_dim())
+        clean_tags = None if tags is None else check_tags(tags)
+        clean_meta = None if meta is None else check_meta(meta)
+        now = now_us()
+        with self._store.write() as connection:
+            place, row = self._row(connection, id)
+            new_text = bool(item) and row.text_sha256 != item["text_sha256"]
+            if new_text:
+                writing.change_text(connection, place.space_id, row, item, self._store.model_id, vector)
+            if clean_tags is not None:
+                writing.set_tags(connection, row.id, clean_tags)
+            if clean_meta is not None:
+                connection.execute(sa.update(MemoryRow).where(MemoryRow.id == row.id).values(meta=clean_meta))
+            changed = [
+                name
+                for name, given in (("text", new_text), ("tags", tags), ("meta", meta))
+                if given not in (None, False)
+            ]
+            if changed:
+                what = ", ".join(changed)
+                writing.note(connection, place.space_id, [(row.session_id, id)], "updated", what, now)
+            memory = self._by_keys(connection, [row.id], now)[row.id]
+        if new_text:
+            self._erase([(row.turn_id, row.id)])
+        return memory
+
+    def pin(self, id: str, pinned: bool = True) -> Memory:
+        """Pin (never evicted) or unpin a memory.
+
+        Raises:
+            NotFound: no such memory in this scope.
+        """
+        check_name(id, "id")
+        if not isinstance(pinned, bool):
+            raise InvalidInput(f"pinned must be True or False, not {pinned!r}")
+        now = now_us()
+        with self._store.write() as connection:
+            place, row = self._row(connection, id)
+            changed = connection.execute(
+                sa.update(MemoryRow)
+                .where(MemoryRow.id == row.id, MemoryRow.pinned.is_not(pinned))
+                .values(pinned=pinned)
+            )
+            if changed.rowcount:
+                action = "pinned" if pinned else "unpinned"
+                writing.note(connection, place.space_id, [(row.session_id, id)], action, "", now)
+            return self._by_keys(connection, [row.id], now)[row.id]
+
+    def delete(self, ids: str | Iterable[str]) -> Forgotten:
+        """Forget memories, provably: rows, vectors, search index, neighbours' keys, KV bytes, log pages.
+
+        The audit keeps their ids, the time and that they were deleted; never content.
+
+        Raises:
+            NotFound: one of the ids is not in this scope; then nothing was deleted.
+        """
+        wanted = [ids] if isinstance(ids, str) else list(ids)
+        wanted = list(dict.fromkeys(check_name(one, "id") for one in wanted))
+        if not wanted:
+            return Forgotten(ids=(), complete=True)
+        with self._store.write() as connection:
+            place = find_place(connection, self.scope)
+            rows = keys_of(connection, place, wanted) if place else {}
+            absent = [one for one in wanted if one not in rows]
+            if absent or place is None:
+                raise NotFound(f"no memory {absent[0]!r} in this scope ({len(absent)} of {len(wanted)} not found)")
+            self._forget(connection, place, list(rows.values()), "delete")
+        complete = self._erase([(row.turn_id, row.id) for row in rows.values()])
+        return Forgotten(ids=tuple(wanted), complete=complete)
+
+    def forget_scope(self) -> Forgotten:
+        """Forget everything of this scope: its memories and, unlike ``delete``, its name, sessions and audit too."""
+        with self._store.write() as connection:
+            place = find_place(connection, self.scope)
+            if place is None:
+                return Forgotten(ids=(), complete=True)
+            columns = (MemoryRow.id, MemoryRow.uid, MemoryRow.turn_id, MemoryRow.session_id)
+            rows = connection.execute(sa.select(*columns).where(*place.conditions())).all()
+            self._forget(connection, place, list(rows), "forget_scope")
+            events = sa.delete(EventRow).where(EventRow.space_id == place.space_id)
+            if place.session_id is not None:
+                connection.execute(events.where(EventRow.session_id == place.session_id))
+                connection.execute(sa.delete(SessionRow).where(SessionRow.id == place.session_id))
+            else:
+                connection.execute(events)
+                connection.execute(sa.delete(SessionRow).where(SessionRow.space_id == place.space_id))
+                connection.execute(sa.delete(Space).where(Space.id == place.space_id))
+        complete = self._erase([(row.turn_id, row.id) for row in rows])
+        return Forgotten(ids=tuple(row.uid for row in rows), complete=complete)
+
+    def prune(
+        self,
+        *,
+        max_bytes: int | None = None,
+        max_memories: int | None = None,
+        unused_for: timedelta | str | None = None,
+        dry_run: bool = False,
+    ) -> PruneReport:
+        """Bring this scope within limits, least used first; the report says who went and why.
+
+        Args:
+            max_bytes: most bytes of KV to keep (KV goes, text stays).
+            max_memories: most memories to keep.
+            unused_for: delete what was neither written nor read for so long; a timedelta, or "12h", "30d", "8w".
+            dry_run: only say what would go.
+        """
+        if max_bytes is not None:
+            check_int(max_bytes, "max_bytes", 0, 2**62)
+        if max_memories is not None:
+            check_int(max_memories, "max_memories", 0)
+        unused_us = None if unused_for is None else check_age(unused_for)
+        with self._store.write() as connection:
+            place = find_place(connection, self.scope)
+            if place is None:
+                return PruneReport(dry_run=dry_run, pruned=(), freed_kv_bytes=0, kept=0)
+            report = tidying.prune(
+                connection,
+                place,
+                self._store.policy,
+                now_us(),
+                max_bytes=max_bytes,
+                max_memories=max_memories,
+                unused_us=unused_us,
+                dry_run=dry_run,
+            )
+        self._store.drain_trash()
+        return report
+
+    def record_uses(self, uses: Iterable[tuple[str, float]], *, turn: str) -> None:
+        """Note that memories were read in a turn: (id, attention share). Buffered; a turn counts once per memory."""
+        check_name(turn, "turn")
+        checked = [(check_name(id_, "id"), check_share(share)) for id_, share in uses]
+        self._store.uses.record(((self.scope, id_, turn), share) for id_, share in checked)
+        if self._store.uses.due:
+            self._store.flush_uses()
+
+    # Reading.
+
+    def get(self, id: str) -> Memory:
+        """One memory.
+
+        Raises:
+            NotFound: no such memory in this scope.
+        """
+        check_name(id, "id")
+        self._store.flush_uses()
+        with self._store.database.read() as connection:
+            _, row = self._row(connection, id)
+            return self._by_keys(connection, [row.id], now_us())[row.id]
+
+    def list(
+        self, *, sort: str = "-created_at", limit: int = 50, offset: int = 0, **filters: Unpack[Filters]
+    ) -> list[Memory]:
+        """Memories that pass the filters.
+
+        Args:
+            sort: created_at, last_used, uses, attention, frequency, n_tokens or kv_bytes; ``-`` in front for
+                largest first.
+            limit: most to return.
+            offset: how many to skip.
+            filters: role, tags, tier, session, since, until, pinned, min_uses.
+        """
+        check_int(limit, "limit", 0)
+        check_int(offset, "offset", 0)
+        now, half_life_us = now_us(), self._store.policy.half_life_us
+        order, conditions = order_by(sort, now, half_life_us), filter_conditions(filters)
+        self._store.flush_uses()
+        with self._store.database.read() as connection:
+            place = find_place(connection, self.scope)
+            if place is None:
+                return []
+            query = select_rows().where(*place.conditions(), *conditions).order_by(*order).limit(limit).offset(offset)
+            return to_memories(connection, connection.execute(query).all(), self.scope, now, half_life_us)
+
+    def count(self, **filters: Unpack[Filters]) -> int:
+        """How many memories pass the filters."""
+        conditions = filter_conditions(filters)
+        self._store.flush_uses()
+        with self._store.database.read() as connection:
+            place = find_place(connection, self.scope)
+            if place is None:
+                return 0
+            query = sa.select(sa.func.count(MemoryRow.id)).where(*place.conditions(), *conditions)
+            return connection.scalar(query) or 0
+
+    def search(
+        self,
+        text: str,
+        vector: Vector | None = None,
+        *,
+        top_k: int = 8,
+        threshold: float | None = search.DEFAULT_THRESHOLD,
+        explain: bool = False,
+        exclude: Iterable[str] = (),
+        **filters: Unpack[Filters],
+    ) -> Hits:
+        """Memories that matter for a query, best first. Nothing found is an empty list.
+
+        Args:
+            text: words to look up; may be empty when there is a vector.
+            vector: float32 ``(dim,)`` unit vector of the query, or None for lexical search only.
+            top_k: most hits.
+            threshold: least score of a hit; None for no limit.
+            explain: give every hit its scores.
+            exclude: ids not wanted, such as those in the context already.
+            filters: as in ``list``.
+        """
+        if not isinstance(text, str):
+            raise InvalidInput(f"text must be a str, not {type(text).__name__}")
+        check_characters(text, "text", MAX_QUERY)
+        check_int(top_k, "top_k", 0)
+        if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+            raise InvalidInput(f"threshold must be a number or None, not {threshold!r}")
+        packed = None if vector is None else check_vector(vector, self._embedding_dim())
+        conditions = filter_conditions(filters)
+        unwanted = [check_name(one, "id") for one in exclude]
+        now = now_us()
+        with self._store.database.read() as connection:
+            place = find_place(connection, self.scope)
+            if place is None:
+                return []
+            gone = {row.id for row in keys_of(connection, place, unwanted).values()}
+            found = search.search(
+                connection,
+                place,
+                text,
+                self._store.model_id,
+                packed,
+                conditions=conditions,
+                exclude=gone,
+                noise=0.0 if self._store.embedder is None else self._store.embedder.noise,
+            )
+            best = [one for one in found if threshold is None or one.score >= threshold][:top_k]
+            memories = self._by_keys(connection, [one.key for one in best], now)
+        return [
+            Hit(
+                memory=memories[one.key],
+                score=one.score,
+                explain=Explanation(
+                    lexical=one.lexical,
+                    dense=one.dense,
+                    lexical_z=one.lexical_z,
+                    dense_z=one.dense_z,
+                    threshold=threshold,
+                )
+                if explain
+                else None,
+            )
+            for one in best
+        ]
+
+    def history(self, id: str) -> Events:
+        """What happened to a memory, oldest first; also of one that was deleted.
+
+        Raises:
+            NotFound: there never was such a memory in this scope.
+        """
+        check_name(id, "id")
+        with self._store.database.read() as connection:
+            place = find_place(connection, self.scope)
+            rows: Sequence[AnyRow] = []
+            if place is not None:
+                query = sa.select(EventRow.at_us, EventRow.action, EventRow.reason).where(
+                    EventRow.space_id == place.space_id, EventRow.memory_uid == id
+                )
+                if place.session_id is not None:
+                    query = query.where(EventRow.session_id == place.session_id)
+                rows = connection.execute(query.order_by(EventRow.id)).all()
+        if not rows:
+            raise NotFound(f"no memory {id!r} in this scope")
+        return [Event(at=from_us(row.at_us), action=row.action, reason=row.reason) for row in rows]
+
+    def stats(self) -> Stats:
+        """This scope in numbers; ``file_bytes`` is the size of the whole store."""
+        self._store.flush_uses()
+        with self._store.database.read() as connection:
+            place = find_place(connection, self.scope)
+            nothing: list[sa.ColumnElement[bool]] = [sa.false()]
+            return count_up(connection, place.conditions() if place else nothing, self._store.file_bytes())
+
+    # KV.
+
+    def attach_kv(self, id: str, payload: kv.Bytes, *, fingerprint: str, codec: str, text_sha256: bytes) -> bool:
+        """Keep the encoded KV of a memory (cold to warm), in a transaction of its own.
+
+        Args:
+            id: whose KV it is.
+            payload: packed bytes (``codec.pack``).
+            fingerprint: of everything the KV is a function of besides the text.
+            codec: name of the codec that packed it.
+            text_sha256: ``text_digest`` of the text that was encoded.
+
+        Returns:
+            False when the memory is gone or has another text by now; then nothing was kept.
+
+        Raises:
+            StoreFull: no room; nothing was kept.
+        """
+        return bool(self.attach_kv_many([kv.NewKV(id, payload, codec, text_sha256)], fingerprint=fingerprint))
+
+    def attach_kv_many(self, payloads: Sequence[kv.NewKV], *, fingerprint: str) -> Ids:
+        """As ``attach_kv`` for several memories in one transaction. Returns the ids whose KV was kept."""
+        return kv.attach(self._store, self.scope, payloads, fingerprint)
+
+    def load_kv(self, ids: Iterable[str], *, fingerprint: str) -> LoadedKV:
+        """KV of memories under a fingerprint: only whole, matching payloads; the rest is told apart by reason."""
+        return kv.load(self._store, self.scope, ids, fingerprint)
+
+    def kv_digests(self, ids: Iterable[str], *, fingerprint: str) -> dict[str, bytes]:
+        """sha256 of the payloads that ``load_kv`` would read, for a look into the hot tier first."""
+        return kv.digests(self._store, self.scope, ids, fingerprint)
+
+    # Moving.
+
+    def export(self, path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> int:
+        """Write this scope's memories to a JSONL file, without KV (a cache). Returns how many.
+
+        ``progress`` is called with (done, total).
+        """
+        self._store.flush_uses()
+        return transfer.export(self._store, self.scope, Path(path), progress)
+
+    def load(self, path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> int:
+        """Read an exported file into THIS scope. Memories that are here already stay as they are.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            InvalidInput: a line cannot be used; then nothing was written.
+        """
+        return transfer.load(self._store, self.scope, Path(path), progress)
+
+    # Shared steps.
+
+    def _row(self, connection: sa.Connection, id_: str) -> tuple[Place, AnyRow]:
+        place = find_place(connection, self.scope)
+        row = keys_of(connection, place, [id_]).get(id_) if place else None
+        if place is None or row is None:
+            raise NotFound(f"no memory {id_!r} in this scope")
+        return place, row
+
+    def _by_keys(self, connection: sa.Connection, keys: Sequence[int], now: int) -> dict[int, Memory]:
+        wanted = list(dict.fromkeys(keys))
+        found: dict[int, Memory] = {}
+        for start in range(0, len(wanted), SLICE):
+            some = wanted[start : start + SLICE]
+            rows = connection.execute(select_rows().where(MemoryRow.id.in_(some))).all()
+            memories = to_memories(connection, rows, self.scope, now, self._store.policy.half_life_us)
+            found.update({row.id: memory for row, memory in zip(rows, memories, strict=True)})
+        return found
+
+    def _forget(self, connection: sa.Connection, place: Place, rows: Sequence[AnyRow], reason: str) -> None:
+        writing.forget(connection, [row.id for row in rows])
+        gone = [(row.session_id, row.uid) for row in rows]
+        writing.note(connection, place.space_id, gone, "deleted", reason, now_us())
+
+    def _erase(self, memories: Sequence[tuple[int, int]]) -> bool:
+        """After the commit: payload files, then the log. True when no byte is left."""
+        store = self._store
+        store.drain_trash()
+        if store.files is not None:
+            for turn_id, key in memories:
+                for uri in store.files.of_memory(turn_id, key):
+                    store.files.unlink(uri)
+        return store.finish_erasure(wait=2.0, due=True)
+
+    def _embedding_dim(self) -> int:
+        if self._store.embedder is None:
+            raise InvalidInput("the store was opened without an embedder; it cannot use a vector")
+        return self._store.embedder.dim

@@ -1,0 +1,49 @@
+"""A scope in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from agentmem.records import Stats
+from agentmem.store.inputs import from_us
+from agentmem.store.schema import KVPayload, MemoryRow, MemoryUsage
+
+
+def count_up(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool]], file_bytes: int) -> Stats:
+    """Sums over the memories that fulfil ``conditions``."""
+    row = connection.execute(
+        sa.select(
+            sa.func.count(MemoryRow.id).label("memories"),
+            sa.func.coalesce(sa.func.sum(sa.cast(MemoryRow.pinned, sa.Integer)), 0).label("pinned"),
+            sa.func.coalesce(sa.func.sum(MemoryRow.n_tokens), 0).label("tokens"),
+            sa.func.coalesce(sa.func.sum(sa.func.octet_length(MemoryRow.text)), 0).label("text_bytes"),
+            sa.func.coalesce(sa.func.sum(MemoryUsage.uses), 0).label("uses"),
+            sa.func.min(MemoryRow.created_us).label("oldest"),
+            sa.func.max(MemoryRow.created_us).label("newest"),
+        )
+        .join(MemoryUsage, MemoryUsage.memory_id == MemoryRow.id)
+        .where(*conditions)
+    ).one()
+    kv = connection.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(KVPayload.nbytes), 0).label("kv_bytes"),
+            sa.func.count(sa.distinct(KVPayload.memory_id)).label("warm"),
+        )
+        .join(MemoryRow, MemoryRow.id == KVPayload.memory_id)
+        .where(*conditions)
+    ).one()
+    return Stats(
+        memories=row.memories,
+        pinned=row.pinned,
+        tokens=row.tokens,
+        text_bytes=row.text_bytes,
+        kv_bytes=kv.kv_bytes,
+        warm=kv.warm,
+        cold=row.memories - kv.warm,
+        uses=row.uses,
+        oldest=None if row.oldest is None else from_us(row.oldest),
+        newest=None if row.newest is None else from_us(row.newest),
+        file_bytes=file_bytes,
+    )

@@ -1,0 +1,291 @@
+"""The store: one file opened, its handles, and what concerns all scopes at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+
+from agentmem.errors import InvalidInput, StoreError, StoreOpenError
+from agentmem.records import PendingEmbedding, PruneReport, Role, Scope, Stats, VerifyReport
+from agentmem.store import index, opening, tidying, usage, verify, writing
+from agentmem.store.engine import Database
+from agentmem.store.eviction import EvictionPolicy
+from agentmem.store.inputs import EmbedderId, Vector, check_int, check_vector, from_us, now_us, text_digest
+from agentmem.store.payloads import ORPHAN_AGE, PayloadFiles
+from agentmem.store.rows import SLICE
+from agentmem.store.schema import Embedding, EmbeddingModel, KVTrash, MemoryRow, SchemaMeta, Space
+from agentmem.store.scoped import ScopedMemories
+from agentmem.store.stats import count_up
+
+_log = logging.getLogger("agentmem.store")
+_SWEEP_EVERY = timedelta(days=1)
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+class Store:
+    """The durable home of memories. Safe to share between threads; several processes may have it open.
+
+    Open it with ``Store.open``, reach memories through ``store.scope(...)``.
+    """
+
+    def __init__(self, database: Database, embedder: EmbedderId | None, policy: EvictionPolicy):
+        self.database = database
+        self.embedder = embedder
+        self.policy = policy
+        self.files = None if database.path is None else PayloadFiles(Path(f"{database.path}.kv"))
+        self.uses = usage.UseBuffer()
+        self.model_id: int | None = None
+        self._erasure_due = False
+        _stores.add(self)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        embedder: EmbedderId | None = None,
+        eviction: EvictionPolicy | None = None,
+        lock_timeout: float = 30.0,
+    ) -> Store:
+        """Open the store at ``path``, creating it when there is none; ``":memory:"`` for a throwaway one.
+
+        Args:
+            path: the database file. Beside it live ``-wal``, ``-shm``, ``.lock`` and the folder ``.kv``.
+            embedder: whose vectors are added and searched. None: lexical search only.
+            eviction: budgets and ageing; defaults in ``EvictionPolicy``.
+            lock_timeout: seconds to wait for another process's write.
+
+        Raises:
+            StoreOpenError: the path cannot be a store; whatever is there was left alone.
+            SchemaTooNew: a newer agentmem wrote it.
+            StoreBusy: another process is writing and does not stop.
+        """
+        if embedder is not None and not (embedder.name and 1 <= embedder.dim <= 8192 and embedder.noise > 0):
+            raise InvalidInput(f"an embedder needs a name, 1 to 8192 dimensions and some noise, not {embedder}")
+        where = None if str(path) == ":memory:" else Path(os.path.abspath(path))
+        if where is not None:
+            opening.preflight(where)
+        store = cls(Database(where, lock_timeout), embedder, eviction or EvictionPolicy())
+        try:
+            store._begin()
+        except BaseException as error:
+            store.database.close()
+            if type(error) is StoreError:
+                raise StoreOpenError(str(error)) from error
+            raise
+        return store
+
+    def _begin(self) -> None:
+        with self.database.lock():  # one process creates or migrates; the others find it done
+            path = self.database.path
+            revision = None if path is None else opening.preflight(path)
+            opening.migrate(self.database, revision)
+        self.model_id = self._register_embedder()
+        self._erasure_due = True  # a process may have died between a delete and its checkpoint
+        self.drain_trash()
+        self._sweep_daily()
+        self.finish_erasure(wait=0.0)
+
+    def close(self) -> None:
+        """Write what is buffered and close. Closing twice is fine; anything else afterwards raises Closed."""
+        if self.database.closed:
+            return
+        try:
+            self.flush_uses()
+            self.finish_erasure(wait=0.0)
+        finally:
+            self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def scope(self, scope: Scope) -> ScopedMemories:
+        """The memories of one scope. Nothing reached through the handle crosses it."""
+        if not isinstance(scope, Scope):
+            raise InvalidInput(f"expected a Scope, not {type(scope).__name__}")
+        return ScopedMemories(self, scope)
+
+    def spaces(self) -> list[Scope]:
+        """Every (user, agent) that was ever written to and not forgotten."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(Space.user_key, Space.agent_key).order_by(Space.id))
+            return [Scope(user=user, agent=agent) for user, agent in rows]
+
+    def stats(self) -> Stats:
+        """Everything in numbers."""
+        self.flush_uses()
+        with self.database.read() as connection:
+            return count_up(connection, [], self.file_bytes())
+
+    def evict(self, *, dry_run: bool = False) -> PruneReport:
+        """Bring every space, and the whole, within the budgets of the policy. Runs by itself after each write."""
+        self.flush_uses()
+        with self.database.write() as connection:
+            report = tidying.enforce(connection, self.policy, None, now_us(), dry_run=dry_run)
+        self.drain_trash()
+        return report
+
+    def verify(self, *, repair: bool = False) -> VerifyReport:
+        """Check the database, indexes, vectors, payload bytes and files.
+
+        With ``repair``: indexes are rebuilt, damaged KV and vectors dropped (the text is the truth; both are made
+        anew from it), leftover files removed. Damage of the database itself is reported, never "repaired".
+        """
+        return verify.verify(self, repair=repair)
+
+    def rebuild_indexes(self) -> None:
+        """Drop the search indexes and fill them again from the tables."""
+        with self.write() as connection:
+            index.rebuild(connection)
+
+    def pending_embeddings(self, limit: int = 256) -> list[PendingEmbedding]:
+        """Memories of any scope without a vector of this store's embedder, oldest first.
+
+        After a change of embedder these are all of them, until they are embedded anew.
+        """
+        check_int(limit, "limit", 0)
+        if self.model_id is None:
+            return []
+        done = sa.select(Embedding.memory_id).where(
+            Embedding.memory_id == MemoryRow.id, Embedding.model_id == self.model_id
+        )
+        columns = sa.select(MemoryRow.id, MemoryRow.text, MemoryRow.role, MemoryRow.created_us)
+        query = columns.where(~done.correlate(MemoryRow).exists()).order_by(MemoryRow.id).limit(limit)
+        with self.database.read() as connection:
+            return [
+                PendingEmbedding(key=row.id, text=row.text, role=Role(row.role), created_at=from_us(row.created_us))
+                for row in connection.execute(query)
+            ]
+
+    def put_embeddings(self, embedded: Sequence[tuple[PendingEmbedding, Vector]]) -> int:
+        """Store vectors for pending memories, in one transaction.
+
+        Returns:
+            How many were stored: memories deleted, changed or embedded meanwhile are passed over.
+        """
+        if self.embedder is None or self.model_id is None:
+            raise InvalidInput("the store was opened without an embedder; give Store.open one")
+        checked = [(pending, check_vector(vector, self.embedder.dim)) for pending, vector in embedded]
+        fresh: list[tuple[int, int, bytes]] = []
+        with self.write() as connection:
+            for pending, packed in checked:
+                row = connection.execute(
+                    sa.select(MemoryRow.space_id, MemoryRow.text_sha256, Embedding.memory_id)
+                    .outerjoin(Embedding, (Embedding.memory_id == MemoryRow.id) & (Embedding.model_id == self.model_id))
+                    .where(MemoryRow.id == pending.key)
+                ).one_or_none()
+                known = any(key == pending.key for key, _, _ in fresh)
+                if row is None or row.memory_id is not None or row.text_sha256 != text_digest(pending.text) or known:
+                    continue
+                fresh.append((pending.key, row.space_id, packed))
+            writing.store_vectors(connection, self.model_id, fresh)
+        return len(fresh)
+
+    # What the handles build on.
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A write transaction that takes the buffered uses along."""
+        taken: dict[usage.UseKey, float] = {}
+        try:
+            with self.database.write() as connection:
+                taken = self.uses.take()
+                usage.credit(connection, taken, self.policy.half_life_us)
+                yield connection
+        except BaseException:
+            self.uses.record(taken.items())
+            raise
+
+    def flush_uses(self) -> None:
+        """Write buffered uses, if there are any."""
+        if len(self.uses):
+            with self.write():
+                pass
+
+    def drain_trash(self) -> None:
+        """Unlink payload files that no row names any more."""
+        if self.files is None:
+            return
+        with self.database.read() as connection:
+            uris = connection.scalars(sa.select(KVTrash.uri)).all()
+        for uri in uris:
+            self.files.unlink(uri)
+        for start in range(0, len(uris), SLICE):
+            with self.database.write() as connection:
+                connection.execute(sa.delete(KVTrash).where(KVTrash.uri.in_(uris[start : start + SLICE])))
+
+    def finish_erasure(self, *, wait: float, due: bool = False) -> bool:
+        """Empty the write-ahead log if deleted content may be behind it. True when nothing is left to do."""
+        self._erasure_due = self._erasure_due or due
+        if self._erasure_due:
+            self._erasure_due = not self.database.checkpoint(wait)
+        return not self._erasure_due
+
+    def file_bytes(self) -> int:
+        """Size of the database, its log and the payload files."""
+        if self.database.path is None or self.files is None:
+            return 0
+        sizes = [Path(f"{self.database.path}{suffix}") for suffix in ("", "-wal", "-shm")]
+        return sum(path.stat().st_size for path in sizes if path.exists()) + self.files.size()
+
+    def _register_embedder(self) -> int | None:
+        if self.embedder is None:
+            return None
+        query = sa.select(EmbeddingModel.id).where(
+            EmbeddingModel.name == self.embedder.name, EmbeddingModel.dim == self.embedder.dim
+        )
+        with self.database.read() as connection:
+            known = connection.scalar(query)
+        if known is not None:
+            return known
+        with self.database.write() as connection:
+            known = connection.scalar(query)
+            if known is None:
+                values = {"name": self.embedder.name, "dim": self.embedder.dim}
+                known = connection.execute(
+                    sa.insert(EmbeddingModel).values(values).returning(EmbeddingModel.id)
+                ).scalar_one()
+                index.create_vector_index(connection, known, self.embedder.dim)
+        return known
+
+    def _sweep_daily(self) -> None:
+        """Remove payload files that a crash left without a row."""
+        if self.files is None or not self.files.root.is_dir():
+            return
+        with self.database.read() as connection:
+            last = connection.scalar(sa.select(SchemaMeta.value).where(SchemaMeta.key == "last_sweep"))
+        if last is not None and time.time() - float(last) < _SWEEP_EVERY.total_seconds():
+            return
+        orphans = verify.orphans(self, ORPHAN_AGE)
+        for uri in orphans:
+            self.files.unlink(uri)
+        if orphans:
+            _log.info("removed %d payload files that a crash had left", len(orphans))
+        with self.database.write() as connection:
+            connection.execute(sa.delete(SchemaMeta).where(SchemaMeta.key == "last_sweep"))
+            connection.execute(sa.insert(SchemaMeta).values(key="last_sweep", value=str(time.time())))
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store.uses.clear_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

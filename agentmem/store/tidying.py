@@ -1,0 +1,179 @@
+"""Carries out what ``eviction.py`` decides: reads candidates, drops KV or deletes memories, writes the audit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from agentmem.records import Pruned, PruneReport
+from agentmem.store import writing
+from agentmem.store.eviction import (
+    Candidate,
+    EvictionPolicy,
+    decayed,
+    least_frequent,
+    low_water,
+    over_count,
+    over_kv,
+    unused,
+)
+from agentmem.store.places import Place
+from agentmem.store.rows import SLICE
+from agentmem.store.schema import KVPayload, MemoryRow, MemoryUsage, Space
+
+_log = logging.getLogger("agentmem.store")
+
+Chosen = list[tuple[Candidate, Pruned]]
+
+
+def candidates(
+    connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool]], policy: EvictionPolicy, now: int
+) -> list[Candidate]:
+    """Every memory that fulfils ``conditions``, as policies see it."""
+    kv = sa.select(KVPayload.memory_id, sa.func.sum(KVPayload.nbytes).label("nbytes"))
+    sums = kv.group_by(KVPayload.memory_id).subquery()
+    rows = connection.execute(
+        sa.select(
+            MemoryRow.id,
+            MemoryRow.uid,
+            MemoryRow.created_us,
+            MemoryRow.pinned,
+            MemoryUsage.score,
+            MemoryUsage.score_us,
+            MemoryUsage.last_us,
+            sums.c.nbytes,
+        )
+        .join(MemoryUsage, MemoryUsage.memory_id == MemoryRow.id)
+        .outerjoin(sums, sums.c.memory_id == MemoryRow.id)
+        .where(*conditions)
+    )
+    return [
+        Candidate(
+            key=row.id,
+            id=row.uid,
+            frequency=decayed(row.score, row.score_us, now, policy.half_life_us),
+            created_us=row.created_us,
+            last_us=row.last_us,
+            kv_bytes=row.nbytes or 0,
+            pinned=row.pinned,
+        )
+        for row in rows
+    ]
+
+
+def enforce(
+    connection: sa.Connection, policy: EvictionPolicy, space_id: int | None, now: int, *, dry_run: bool = False
+) -> PruneReport:
+    """Bring spaces (one, or all), then the whole, within the policy's budgets."""
+    spaces = [space_id] if space_id is not None else list(connection.scalars(sa.select(Space.id)))
+    pruned: list[Pruned] = []
+    gone: set[int] = set()
+    cold: set[int] = set()
+    levels = [
+        ([MemoryRow.space_id == s], [KVPayload.space_id == s], policy.space_memories, policy.space_kv_bytes, "space")
+        for s in spaces
+    ]
+    levels.append(([], [], policy.total_memories, policy.total_kv_bytes, "total"))
+    for rows, payloads, most_memories, most_bytes, level in levels:
+        memories = _count(connection, rows) if most_memories is not None else 0
+        kv_bytes = _kv_bytes(connection, payloads) if most_bytes is not None else 0
+        if memories <= (most_memories or 0) and kv_bytes <= (most_bytes or 0):
+            continue
+        # A dry run changes nothing, so what an earlier level chose has to be taken off here.
+        left = [c for c in candidates(connection, rows, policy, now) if c.key not in gone]
+        left = [_without_kv(c) if c.key in cold else c for c in left]
+        chosen = _within(left, most_memories, most_bytes, policy, now, level)
+        if not dry_run:
+            _carry_out(connection, chosen, now)
+        gone.update(c.key for c, p in chosen if p.action == "delete")
+        cold.update(c.key for c, p in chosen if p.action == "drop_kv")
+        pruned.extend(p for _, p in chosen)
+    if pruned and not dry_run:
+        _log.info("evicted: %d memories deleted, KV of %d dropped", len(gone), len(cold))
+    kept = _count(connection, []) - (len(gone) if dry_run else 0)
+    return PruneReport(dry_run=dry_run, pruned=tuple(pruned), freed_kv_bytes=sum(p.kv_bytes for p in pruned), kept=kept)
+
+
+def _within(
+    left: list[Candidate],
+    most_memories: int | None,
+    most_bytes: int | None,
+    policy: EvictionPolicy,
+    now: int,
+    level: str,
+) -> Chosen:
+    order = least_frequent(left, policy, now)
+    chosen: Chosen = []
+    if most_memories is not None:
+        chosen += over_count(order, most_memories, low_water(most_memories), len(left), f"{level} memory budget")
+    gone = {c.key for c, _ in chosen}
+    if most_bytes is not None:
+        used = sum(c.kv_bytes for c in left if c.key not in gone)
+        rest = [c for c in order if c.key not in gone]
+        chosen += over_kv(rest, most_bytes, low_water(most_bytes), used, f"{level} KV budget")
+    return chosen
+
+
+def prune(
+    connection: sa.Connection,
+    place: Place,
+    policy: EvictionPolicy,
+    now: int,
+    *,
+    max_bytes: int | None,
+    max_memories: int | None,
+    unused_us: int | None,
+    dry_run: bool,
+) -> PruneReport:
+    """A prune that someone asked for: exactly to the limits given, within one scope."""
+    everything = candidates(connection, place.conditions(), policy, now)
+    chosen = [] if unused_us is None else unused(everything, policy, now, unused_us)
+    gone = {c.key for c, _ in chosen}
+    if max_memories is not None:
+        order = [c for c in least_frequent(everything, policy, now) if c.key not in gone]
+        chosen += over_count(order, max_memories, max_memories, len(everything) - len(gone), "limit of memories")
+        gone = {c.key for c, _ in chosen}
+    if max_bytes is not None:
+        order = [c for c in least_frequent(everything, policy, now) if c.key not in gone]
+        used = sum(c.kv_bytes for c in everything if c.key not in gone)
+        chosen += over_kv(order, max_bytes, max_bytes, used, "KV limit")
+    if not dry_run:
+        _carry_out(connection, chosen, now)
+    pruned = tuple(p for _, p in chosen)
+    return PruneReport(
+        dry_run=dry_run,
+        pruned=pruned,
+        freed_kv_bytes=sum(p.kv_bytes for p in pruned),
+        kept=len(everything) - len(gone),
+    )
+
+
+def _carry_out(connection: sa.Connection, chosen: Chosen, now: int) -> None:
+    sessions: dict[int, tuple[int, int | None]] = {}
+    keys = [c.key for c, _ in chosen]
+    for start in range(0, len(keys), SLICE):
+        some = MemoryRow.id.in_(keys[start : start + SLICE])
+        for key, space_id, session_id in connection.execute(
+            sa.select(MemoryRow.id, MemoryRow.space_id, MemoryRow.session_id).where(some)
+        ):
+            sessions[key] = (space_id, session_id)
+    writing.drop_kv(connection, [c.key for c, p in chosen if p.action == "drop_kv"])
+    writing.forget(connection, [c.key for c, p in chosen if p.action == "delete"])
+    for candidate, pruned in chosen:
+        space_id, session_id = sessions[candidate.key]
+        action = "evicted" if pruned.action == "delete" else "kv_dropped"
+        writing.note(connection, space_id, [(session_id, candidate.id)], action, pruned.reason, now)
+
+
+def _without_kv(candidate: Candidate) -> Candidate:
+    return Candidate(**{**vars(candidate), "kv_bytes": 0})
+
+
+def _count(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool]]) -> int:
+    return connection.scalar(sa.select(sa.func.count(MemoryRow.id)).where(*conditions)) or 0
+
+
+def _kv_bytes(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool]]) -> int:
+    return connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(KVPayload.nbytes), 0)).where(*conditions)) or 0

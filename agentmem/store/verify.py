@@ -1,0 +1,191 @@
+"""Checks a whole store against itself, and repairs what can be made anew from text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sqlalchemy as sa
+
+from agentmem.errors import StoreError
+from agentmem.records import Problem, VerifyReport
+from agentmem.store import index
+from agentmem.store.inputs import text_digest
+from agentmem.store.payloads import ORPHAN_AGE
+from agentmem.store.schema import Embedding, EmbeddingModel, KVPayload, KVTrash, MemoryRow
+
+if TYPE_CHECKING:
+    from agentmem.store.store import Store
+
+
+def verify(store: Store, *, repair: bool) -> VerifyReport:
+    """See ``Store.verify``."""
+    problems: list[Problem] = []
+    with store.database.read() as connection:
+        checked = connection.scalar(sa.select(sa.func.count(MemoryRow.id))) or 0
+        problems.extend(_database(connection))
+        problems.extend(_embeddings(connection))
+        problems.extend(_vector_index(connection))
+        problems.extend(_text_index(connection))
+    problems.extend(_text_index_structure(store))
+    with store.database.read() as connection:
+        keys = connection.execute(sa.select(KVPayload.memory_id, KVPayload.kv_model_id)).all()
+    damaged: list[tuple[int, int]] = []
+    for memory_id, model_id in keys:  # one short transaction each: bytes are large and writers go on meanwhile
+        problem = _payload(store, memory_id, model_id)
+        if problem is not None:
+            problems.append(problem)
+            damaged.append((memory_id, model_id))
+    left_over = orphans(store, ORPHAN_AGE)
+    problems.extend(
+        Problem(kind="orphan_file", id=None, detail=f"{uri} belongs to no memory", repaired=False) for uri in left_over
+    )
+    if repair and problems:
+        problems = _repair(store, problems, damaged, left_over)
+    return VerifyReport(checked=checked, problems=tuple(problems))
+
+
+def orphans(store: Store, older_than: float) -> list[str]:
+    """Payload files that no row and no trash entry names."""
+    if store.files is None:
+        return []
+    files = set(store.files.walk(older_than))
+    if not files:
+        return []
+    with store.database.read() as connection:
+        files.difference_update(connection.scalars(sa.select(KVPayload.uri).where(KVPayload.uri.is_not(None))))
+        files.difference_update(connection.scalars(sa.select(KVTrash.uri)))
+    return sorted(files)
+
+
+def _database(connection: sa.Connection) -> Iterator[Problem]:
+    for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(20)"):
+        if line != "ok":
+            yield Problem(kind="database", id=None, detail=line, repaired=False)
+    for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+        detail = f"row {row[1]} of {row[0]} refers to a missing row of {row[2]}"
+        yield Problem(kind="database", id=None, detail=detail, repaired=False)
+    for uid, text, digest in connection.execute(sa.select(MemoryRow.uid, MemoryRow.text, MemoryRow.text_sha256)):
+        if text_digest(text) != digest:
+            yield Problem(kind="database", id=uid, detail="text does not match its checksum", repaired=False)
+
+
+def _embeddings(connection: sa.Connection) -> Iterator[Problem]:
+    for uid, vector, dim in _vectors(connection):
+        if _bad_vector(vector, dim):
+            yield Problem(kind="embedding", id=uid, detail="not a finite unit vector", repaired=False)
+
+
+def _vectors(connection: sa.Connection) -> Iterator[tuple[str, bytes, int]]:
+    for row in connection.execute(
+        sa.select(MemoryRow.uid, Embedding.vec, EmbeddingModel.dim)
+        .join(Embedding, Embedding.memory_id == MemoryRow.id)
+        .join(EmbeddingModel, EmbeddingModel.id == Embedding.model_id)
+    ):
+        yield row[0], row[1], row[2]
+
+
+def _bad_vector(vector: bytes, dim: int) -> bool:
+    if len(vector) != 4 * dim:
+        return True
+    norm = float(np.linalg.norm(np.frombuffer(vector, "<f4")))
+    return not abs(norm - 1.0) <= 2e-3  # written so that NaN is bad
+
+
+def _vector_index(connection: sa.Connection) -> Iterator[Problem]:
+    for model_id in connection.scalars(sa.select(EmbeddingModel.id)).all():
+        table = index.vec_table(model_id)
+        try:
+            rows = connection.exec_driver_sql(f"SELECT memory_id, space_id, e FROM {table}")  # noqa: S608
+            indexed = {row[0]: (row[1], row[2]) for row in rows}
+        except sa.exc.DBAPIError as error:
+            yield Problem(kind="vector_index", id=None, detail=f"{table}: {error.orig}", repaired=False)
+            continue
+        truth = connection.execute(
+            sa.select(Embedding.memory_id, MemoryRow.space_id, Embedding.vec, MemoryRow.uid)
+            .join(MemoryRow, MemoryRow.id == Embedding.memory_id)
+            .where(Embedding.model_id == model_id)
+        )
+        for memory_id, space_id, vector, uid in truth:
+            if indexed.pop(memory_id, None) != (space_id, vector):
+                yield Problem(kind="vector_index", id=uid, detail=f"{table} has another vector or none", repaired=False)
+        for memory_id in indexed:
+            yield Problem(kind="vector_index", id=None, detail=f"{table} has a stray row {memory_id}", repaired=False)
+
+
+def _text_index(connection: sa.Connection) -> Iterator[Problem]:
+    try:
+        rows = connection.exec_driver_sql("SELECT rowid, text, context, sp FROM fts_memory")
+        indexed = {row[0]: tuple(row[1:]) for row in rows}
+    except sa.exc.DBAPIError as error:
+        yield Problem(kind="text_index", id=None, detail=str(error.orig), repaired=False)
+        return
+    truth = index.text_keys(connection, connection.scalars(sa.select(MemoryRow.turn_id).distinct()).all())
+    uids = dict(connection.execute(sa.select(MemoryRow.id, MemoryRow.uid)).all())
+    for memory_id, *key in truth:
+        if indexed.pop(memory_id, None) != tuple(key):
+            yield Problem(
+                kind="text_index", id=uids[memory_id], detail="fts_memory has another key or none", repaired=False
+            )
+    for memory_id in indexed:
+        yield Problem(kind="text_index", id=None, detail=f"fts_memory has a stray row {memory_id}", repaired=False)
+
+
+def _text_index_structure(store: Store) -> Iterator[Problem]:
+    try:
+        with store.database.write() as connection:  # FTS5 spells its check as an INSERT
+            connection.exec_driver_sql("INSERT INTO fts_memory(fts_memory, rank) VALUES('integrity-check', 1)")
+    except StoreError as error:
+        yield Problem(kind="text_index", id=None, detail=str(error), repaired=False)
+
+
+def _payload(store: Store, memory_id: int, model_id: int) -> Problem | None:
+    with store.database.read() as connection:
+        row = connection.execute(
+            sa.select(MemoryRow.uid, KVPayload.uri, KVPayload.data, KVPayload.nbytes, KVPayload.sha256)
+            .join(KVPayload, KVPayload.memory_id == MemoryRow.id)
+            .where(KVPayload.memory_id == memory_id, KVPayload.kv_model_id == model_id)
+        ).one_or_none()
+        if row is None:  # gone meanwhile
+            return None
+        data = row.data if row.uri is None or store.files is None else store.files.read(row.uri)
+    if data is None:
+        return Problem(kind="payload_file", id=row.uid, detail=f"{row.uri} is missing", repaired=False)
+    if len(data) != row.nbytes or hashlib.sha256(data).digest() != row.sha256:
+        return Problem(kind="payload", id=row.uid, detail="KV bytes do not match their checksum", repaired=False)
+    return None
+
+
+def _repair(
+    store: Store, problems: list[Problem], damaged: list[tuple[int, int]], left_over: list[str]
+) -> list[Problem]:
+    if any(problem.kind == "database" for problem in problems):
+        return problems  # writing to a damaged database would make it worse
+    with store.write() as connection:
+        for memory_id, model_id in damaged:
+            mine = (KVPayload.memory_id == memory_id, KVPayload.kv_model_id == model_id)
+            uris = sa.select(KVPayload.uri).where(*mine, KVPayload.uri.is_not(None))
+            connection.execute(sa.insert(KVTrash).from_select(["uri"], uris))
+            connection.execute(sa.delete(KVPayload).where(*mine))
+        bad = [
+            (row.memory_id, row.model_id)
+            for row in connection.execute(
+                sa.select(Embedding.memory_id, Embedding.model_id, Embedding.vec, EmbeddingModel.dim).join(
+                    EmbeddingModel, EmbeddingModel.id == Embedding.model_id
+                )
+            )
+            if _bad_vector(row.vec, row.dim)
+        ]
+        for memory_id, model_id in bad:
+            connection.execute(
+                sa.delete(Embedding).where(Embedding.memory_id == memory_id, Embedding.model_id == model_id)
+            )
+        if bad or any(problem.kind in ("vector_index", "text_index") for problem in problems):
+            index.rebuild(connection)
+    store.drain_trash()
+    if store.files is not None:
+        for uri in left_over:
+            store.files.unlink(uri)
+    return [problem.model_copy(update={"repaired": True}) for problem in problems]

@@ -1,0 +1,191 @@
+"""Codecs: what goes in comes out, as exactly as the codec promises; what is no payload is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from agentmem.errors import InvalidInput, PayloadDamaged
+from agentmem.store.codec import CODECS, FORMAT, pack, unpack
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def layers(count: int, heads: int, tokens: int, dim: int, dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(heads, tokens, dim, generator=generator).mul_(3).to(dtype) for _ in range(count)]
+
+
+SHAPES = st.tuples(*(st.integers(1, n) for n in (3, 3, 9, 8)))
+
+
+@settings(max_examples=60)
+@given(shape=SHAPES, dtype=st.sampled_from(sorted(DTYPES)), seed=st.integers(0, 99))
+def test_lossless_round_trips(shape: tuple[int, int, int, int], dtype: str, seed: int) -> None:
+    keys, values = layers(*shape, DTYPES[dtype], seed), layers(*shape, DTYPES[dtype], seed + 100)
+    for codec in {"fp32", {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[dtype]}:
+        out_keys, out_values = unpack(pack(keys, values, codec))
+        for given_, got in zip((*keys, *values), (*out_keys, *out_values), strict=True):
+            assert got.dtype == given_.dtype
+            assert torch.equal(got, given_)
+
+
+@settings(max_examples=40)
+@given(shape=SHAPES, dtype=st.sampled_from(sorted(DTYPES)), scale=st.sampled_from([1e-3, 1.0, 300.0]))
+def test_int8_is_within_half_a_step(shape: tuple[int, int, int, int], dtype: str, scale: float) -> None:
+    keys = [t.mul(scale) for t in layers(*shape, DTYPES[dtype], 1)]
+    values = [t.mul(scale) for t in layers(*shape, DTYPES[dtype], 2)]
+    out_keys, out_values = unpack(pack(keys, values, "int8"))
+    for given_, got, dim in [(keys, out_keys, -2), (values, out_values, -1)]:
+        for a, b in zip(given_, got, strict=True):
+            assert b.dtype == a.dtype
+            exact = a.float()
+            step = exact.abs().amax(dim, keepdim=True) / 127
+            # half a step, the scale's rounding to fp16 (2^-11 of 127 steps), and the dtype's own rounding
+            limit = step * 0.5 + step * 127 * 2**-11 + exact.abs() * torch.finfo(a.dtype).eps + 6.2e-5
+            assert bool(((b.float() - exact).abs() <= limit).all())
+
+
+def test_an_outlier_channel_of_keys_does_not_cost_the_others() -> None:
+    key = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(0))
+    key[:, :, 2] *= 100
+    (got,), _ = unpack(pack([key], [key], "int8"))
+    assert (got - key)[:, :, [0, 1, 3]].abs().max() < 0.02
+
+
+def test_sizes_are_what_the_codec_promises() -> None:
+    keys = layers(4, 2, 64, 32, torch.float32)
+    numbers = 2 * 4 * 2 * 64 * 32
+    size = {codec: len(pack(keys, keys, codec)) for codec in CODECS}
+    assert size["fp32"] < numbers * 4 + 600
+    assert size["fp16"] == size["bf16"] < numbers * 2 + 600
+    assert size["int8"] < numbers * 1.07 + 800
+
+
+def test_layers_of_different_shapes_are_kept_one_by_one() -> None:
+    keys = [torch.ones(2, 3, 4), torch.ones(1, 5, 6)]
+    values = [torch.ones(2, 3, 8), torch.ones(1, 5, 2)]
+    for codec in CODECS:
+        out_keys, out_values = unpack(pack(keys, values, codec))
+        assert [t.shape for t in out_keys] == [t.shape for t in keys]
+        assert [t.shape for t in out_values] == [t.shape for t in values]
+
+
+def test_key_and_value_dims_may_differ() -> None:
+    keys, values = layers(3, 2, 5, 6, torch.float16), layers(3, 2, 5, 4, torch.float16)
+    out_keys, out_values = unpack(pack(keys, values, "fp16"))
+    assert all(map(torch.equal, keys, out_keys))
+    assert all(map(torch.equal, values, out_values))
+
+
+def test_packing_is_a_pure_function_that_changes_nothing() -> None:
+    keys = [t.transpose(0, 1) for t in layers(2, 4, 3, 5, torch.float32)]  # not contiguous
+    before = [t.clone() for t in keys]
+    assert pack(keys, keys, "int8") == pack(keys, keys, "int8")
+    assert all(map(torch.equal, keys, before))
+
+
+def test_unpack_does_not_copy_a_buffer_it_may_keep() -> None:
+    keys = layers(2, 2, 8, 4, torch.float32)
+    buffer = bytearray(pack(keys, keys, "fp32"))
+    start = np.frombuffer(buffer, np.uint8).ctypes.data
+    out_keys, out_values = unpack(buffer)
+    for tensor in (*out_keys, *out_values):
+        assert start <= tensor.data_ptr() < start + len(buffer)
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "codec", "message"),
+    [
+        ([], [], "fp32", "0 layers"),
+        ([torch.ones(1, 2, 3)], [], "fp32", "1 layers of keys and 0 of values"),
+        ([torch.ones(1, 2, 3)], [torch.ones(1, 2, 3)], "gzip", "unknown codec 'gzip'; use one of fp32"),
+        ([torch.ones(2, 3)], [torch.ones(2, 3)], "fp32", r"\[heads, tokens, dim\]"),
+        ([torch.ones(1, 2, 3)], [torch.ones(1, 4, 3)], "fp32", r"\[heads, tokens, dim\]"),
+        ([torch.ones(1, 0, 3)], [torch.ones(1, 0, 3)], "fp32", r"\[heads, tokens, dim\]"),
+        ([torch.ones(1, 2, 3)], [torch.ones(1, 2, 3).half()], "fp32", "one dtype"),
+        ([torch.ones(1, 2, 3).int()], [torch.ones(1, 2, 3).int()], "fp32", "one dtype"),
+        ([torch.full((1, 2, 3), 1e6)], [torch.ones(1, 2, 3)], "fp16", "use bf16 or fp32"),
+        ([torch.full((1, 2, 3), float("nan"))], [torch.ones(1, 2, 3)], "fp32", "NaN"),
+        ([torch.full((1, 2, 3), float("inf"))], [torch.ones(1, 2, 3)], "int8", "NaN or infinity"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(keys: list[Tensor], values: list[Tensor], codec: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        pack(keys, values, codec)
+
+
+GOOD = pack([torch.ones(1, 2, 3)] * 2, [torch.ones(1, 2, 3)] * 2, "int8")
+
+
+def _about(**changes: object) -> bytes:
+    def change(header: dict) -> None:
+        metadata = header["__metadata__"]
+        metadata[FORMAT] = json.dumps(json.loads(metadata[FORMAT]) | changes)
+
+    return _with_header(change)
+
+
+def _with_header(change) -> bytes:
+    length = int.from_bytes(GOOD[:8], "little")
+    header = json.loads(GOOD[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + GOOD[8 + length :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"1234567",
+        bytes(8),
+        b"\xff" * 64,
+        b"hello world, this is not a payload at all",
+        GOOD[:-1],
+        GOOD + b"x",
+        GOOD[: len(GOOD) // 2],
+        _with_header(lambda h: h.pop("__metadata__")),
+        _with_header(lambda h: h["__metadata__"].update({FORMAT: "{"})),
+        _with_header(lambda h: h["__metadata__"].update({FORMAT: "7"})),
+        _with_header(lambda h: h.update(__metadata__={"agentmem-kv-2": "{}"})),
+        _about(codec="zip"),
+        _about(dtype="int64"),
+        _about(layers=7),
+        _about(layers=10**12),
+        _about(layers="many"),
+        _about(layers=None),
+        _about(stacked=False),
+        _with_header(lambda h: h["k.0"].update(dtype="F64")),
+        _with_header(lambda h: h["k.0"].update(shape=[2, 1, 2, 4])),
+        _with_header(lambda h: h["k.0"].update(shape=[-2, -1, 2, 3])),
+        _with_header(lambda h: h["k.0"].update(shape="big")),
+        _with_header(lambda h: h["k.0"].update(data_offsets=[0])),
+        _with_header(lambda h: h["k.0"].update(data_offsets=[-100, -88])),
+        _with_header(lambda h: h.update({"k.9": h.pop("k.0")})),
+        _with_header(lambda h: h.update({"w": h.pop("v.0")})),
+        _with_header(lambda h: h.update({"k.0": 7})),
+    ],
+)
+def test_malformed_bytes_are_damage(data: bytes) -> None:
+    with pytest.raises(PayloadDamaged, match="re-encode it from text"):
+        unpack(data)
+
+
+@settings(max_examples=200)
+@given(place=st.integers(0, len(GOOD) - 1), value=st.integers(0, 255), cut=st.integers(0, len(GOOD)))
+def test_any_damage_either_raises_payload_damaged_or_keeps_the_form(place: int, value: int, cut: int) -> None:
+    changed = bytearray(GOOD)
+    changed[place] = value
+    for data in (bytes(changed), GOOD[:cut]):
+        try:
+            keys, values = unpack(data)
+        except PayloadDamaged:
+            continue
+        assert len(keys) == len(values) == 2
