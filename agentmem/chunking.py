@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentmem.errors import InvalidInput
+from agentmem.text import check_text
 
 MAX_TOKENS = 128
 """Longest chunk, in tokens of the language model's tokenizer (as in Memory3 section 3.3 and InfLLM section 4.2)."""
@@ -25,28 +26,6 @@ class Chunk:
 
     text: str
     n_tokens: int
-
-
-def check_text(text: object, what: str = "text") -> str:
-    """The text, if it can be stored and tokenized; InvalidInput if not.
-
-    Refused: anything but str, text with nothing but white space, NUL characters and lone surrogates
-    (neither survives every database, tokenizer and file format unchanged).
-    """
-    if not isinstance(text, str):
-        raise InvalidInput(f"{what} must be a str, not {type(text).__name__}")
-    if not text.strip():
-        raise InvalidInput(f"{what} is empty or only white space: {text[:40]!r}")
-    if "\x00" in text:
-        raise InvalidInput(f"{what} contains a NUL character at index {text.index(chr(0))}; remove it")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"{what} contains a lone surrogate (U+{ord(text[error.start]):04X}) at index {error.start}; "
-            "decode the bytes that it came from properly, or remove it"
-        ) from error
-    return text
 
 
 def chunk_text(text: str, spans: Spans, max_tokens: int = MAX_TOKENS) -> list[Chunk]:

@@ -12,12 +12,12 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from agentmem.chunking import check_text
 from agentmem.errors import InvalidInput
 from agentmem.memories import Memories
 from agentmem.model.generation import UNCHANGED, Generation, OnStride, Sampling
 from agentmem.reader import Recalled
 from agentmem.records import MemoryRead, Message, Reply, Role, Scope, Usage
+from agentmem.text import check_text
 from agentmem.window import Window, fit
 from agentmem.writer import Turn
 

@@ -65,7 +65,7 @@ class MemoryLLM:
         device: str | None = None,
         dtype: str | None = None,
         top_k: int = 8,
-        threshold: float | None = 0.0,
+        threshold: float | None = 1.0,
         window_tokens: int | None = None,
         max_new_tokens: int = 128,
         codec: str = "bf16",
@@ -91,7 +91,9 @@ class MemoryLLM:
         if not 16 <= self.window_tokens <= self.model.max_positions:
             raise InvalidInput(f"window_tokens must be from 16 to {self.model.max_positions}, not {window_tokens}")
         self.store = Store.open(
-            store, embedder=EmbedderId(name=embedding.name, dim=embedding.dim), eviction=eviction or EvictionPolicy()
+            store,
+            embedder=EmbedderId(embedding.name, embedding.dim, embedding.noise),
+            eviction=eviction or EvictionPolicy(),
         )
         self._embed_anew(embedding)
         self.writer = Writer(self.model, self.recipe, embedding, codec)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from agentmem.chunking import check_text, chunk_text
+from agentmem.chunking import chunk_text
 from agentmem.errors import InvalidInput
 from agentmem.records import Event, Forgotten, Hit, Memory, PruneReport, Role, Scope, Stats, VerifyReport
 from agentmem.store import ScopedMemories, Store
+from agentmem.text import check_text
 from agentmem.writer import Turn, Writer
 
 
@@ -31,7 +32,7 @@ class Memories:
         text: str,
         *,
         role: Role | str = Role.USER,
-        session: str = "added",
+        session: str | None = None,
         tags: Sequence[str] = (),
         meta: dict[str, Any] | None = None,
     ) -> list[Memory]:
@@ -39,9 +40,7 @@ class Memories:
 
         Raises InvalidInput for text that cannot be stored, and StoreError when nothing was stored.
         """
-        turn = Turn(
-            Role(role), check_text(text), self.scope.session or session, uuid4().hex, tags=tuple(tags), meta=meta or {}
-        )
+        turn = Turn(Role(role), check_text(text), session, uuid4().hex, tags=tuple(tags), meta=meta or {})
         return self._writer.write(self._handle, [turn])
 
     def search(

@@ -34,7 +34,7 @@ class Turn:
 
     role: Role
     text: str
-    session: str
+    session: str | None
     id: str = field(default_factory=lambda: uuid4().hex)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     tags: tuple[str, ...] = ()

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmem.chunking import MAX_TOKENS, check_text, chunk_text
+from agentmem.chunking import MAX_TOKENS, chunk_text
 from agentmem.errors import InvalidInput
+from agentmem.text import check_text
 
 
 def words(text: str) -> list[tuple[int, int]]:

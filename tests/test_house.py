@@ -25,7 +25,7 @@ FLOORS = {
     **dict.fromkeys(["__init__", "llm", "conversation", "memories", "reader", "writer", "window"], 3),
     **dict.fromkeys(["recipes", "retrieval", "store", "chunking"], 2),
     **dict.fromkeys(["model", "training"], 1),
-    **dict.fromkeys(["records", "errors"], 0),
+    **dict.fromkeys(["records", "errors", "text"], 0),
 }
 """A room imports from the floors below its own. On some floors the rooms also know their neighbours."""
 NEIGHBOURLY = {0, 3, 4}

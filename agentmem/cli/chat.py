@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from agentmem.chunking import check_text
 from agentmem.cli import options as opt
 from agentmem.cli.interrupt import catching_interrupt
 from agentmem.cli.opening import open_llm
 from agentmem.cli.output import err, memory_table, note, one_line, out, percent, plain, print_json
 from agentmem.errors import AgentMemError, InvalidInput
 from agentmem.records import Reply
+from agentmem.text import check_text
 
 if TYPE_CHECKING:
     from agentmem.conversation import Conversation

@@ -9,30 +9,13 @@ from jinja2 import TemplateError
 
 from agentmem.errors import InvalidInput
 from agentmem.records import Message, Role
+from agentmem.text import check_characters
 
 PLAIN_STOP = ("\nuser:", "\nsystem:", "\ntool:")
 """Where an answer ends when there is no chat template: the model begins to speak for someone else."""
 
 _FIXED_PREFIX = "Conversation:\n"
 _PROBE = "Quartz"
-
-
-def check_text(text: str) -> str:
-    """The text itself, when a tokenizer and a database can hold it.
-
-    Raises:
-        InvalidInput: a NUL or a lone surrogate (half of a character, as broken JSON escapes leave it).
-    """
-    if "\x00" in text:
-        raise InvalidInput(f"text has a NUL character at {text.index(chr(0))}; remove it")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"text has a lone surrogate U+{ord(text[error.start]):04X} at {error.start}, which is no character; "
-            "decode it with errors='replace' first"
-        ) from error
-    return text
 
 
 class ChatFormat:
@@ -69,7 +52,7 @@ class ChatFormat:
         Raises:
             InvalidInput: a NUL or a lone surrogate in it.
         """
-        ids: list[int] = self._tokenizer(self._harmless(check_text(text)), add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._tokenizer(self._harmless(check_characters(text)), add_special_tokens=False)["input_ids"]
         return ids
 
     def render(self, messages: Sequence[Message]) -> list[int]:
@@ -83,7 +66,9 @@ class ChatFormat:
         """
         if not messages:
             raise InvalidInput("there is no message to render")
-        fitted = self._fit([m.model_copy(update={"content": self._harmless(check_text(m.content))}) for m in messages])
+        fitted = self._fit(
+            [m.model_copy(update={"content": self._harmless(check_characters(m.content))}) for m in messages]
+        )
         if not self.has_template:
             lines = [f"{message.role.value}: {message.content}\n" for message in fitted]
             head = [self._tokenizer.bos_token_id] if self._tokenizer.bos_token_id is not None else []

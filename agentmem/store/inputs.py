@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from agentmem.errors import InvalidInput
 from agentmem.records import Role, Scope
+from agentmem.text import check_characters, check_text
 
 MAX_TEXT = 65_536
 """Longest text of one memory, in characters. A chunk has at most 128 tokens; this only stops accidents."""
@@ -38,7 +39,7 @@ class EmbedderId:
     """Identity of an embedder: vectors of different identities are never compared.
 
     ``noise`` is no part of the identity: the standard deviation of cosines between unrelated texts, about 0.05 to 0.1
-    for sentence embedders and less for pooled hidden states. Search takes smaller differences for chance.
+    for sentence embedders, 0.14 for the bundled model's hidden states. Search takes smaller differences for chance.
     """
 
     name: str
@@ -73,32 +74,6 @@ class NewMemory:
 def text_digest(text: str) -> bytes:
     """sha256 of a text: what ``attach_kv`` compares, so that KV of an old text is not attached to a new one."""
     return hashlib.sha256(text.encode()).digest()
-
-
-def check_text(text: object, what: str = "text", longest: int = MAX_TEXT) -> str:
-    """A text that can be stored and found again byte for byte.
-
-    Raises:
-        InvalidInput: not a str, blank, too long, or with characters that have no UTF-8 form or end a C string.
-    """
-    if not isinstance(text, str):
-        raise InvalidInput(f"{what} must be a str, not {type(text).__name__}")
-    if not text.strip():
-        raise InvalidInput(f"{what} is empty; there is nothing to remember")
-    return check_characters(text, what, longest)
-
-
-def check_characters(text: str, what: str, longest: int) -> str:
-    """As ``check_text``, but blank is allowed."""
-    if len(text) > longest:
-        raise InvalidInput(f"{what} has {len(text)} characters, at most {longest} fit; split it into chunks")
-    if "\0" in text:
-        raise InvalidInput(f"{what} contains a NUL character at place {text.index(chr(0))}; remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(f"{what} contains a lone surrogate at place {error.start}; it is not text") from None
-    return text
 
 
 def check_name(name: object, what: str) -> str:
@@ -262,7 +237,7 @@ def check_new(memory: object, embedder: EmbedderId | None, session: str | None, 
         raise InvalidInput("the store was opened without an embedder; it cannot tell what this embedding means")
     if not isinstance(memory.pinned, bool):
         raise InvalidInput(f"pinned must be True or False, not {memory.pinned!r}")
-    text = check_text(memory.text)
+    text = check_text(memory.text, longest=MAX_TEXT)
     return Checked(
         uid=None if memory.id is None else check_name(memory.id, "id"),
         text=text,

@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from agentmem.errors import InvalidInput
 from agentmem.records import Scope
 from agentmem.store import tidying, writing
-from agentmem.store.inputs import check_name, check_text, now_us
+from agentmem.store.inputs import check_name, now_us
 from agentmem.store.payloads import INLINE_MAX, LoadedKV, Payload
 from agentmem.store.places import AnyRow, Place, find_place
 from agentmem.store.rows import SLICE, keys_of
 from agentmem.store.schema import KVModel, KVPayload, KVTrash, MemoryRow
+from agentmem.text import check_text
 
 if TYPE_CHECKING:
     from agentmem.store.store import Store

@@ -82,6 +82,9 @@ def migrate(database: Database, revision: str | None) -> None:
     """Bring the file from ``revision`` to HEAD in one transaction; nothing is done when it is there."""
     if revision == HEAD:
         return
+    if database.path is not None and not database.path.exists():
+        # What people told their assistant is nobody else's to read; SQLite gives its log the same mode.
+        os.close(os.open(database.path, os.O_CREAT | os.O_RDWR, 0o600))
     with database.write() as connection:
         upgrade(connection)
 

@@ -13,17 +13,16 @@ from agentmem.errors import InvalidInput, NotFound
 from agentmem.records import Event, Explanation, Forgotten, Hit, Memory, PruneReport, Scope, Stats
 from agentmem.store import kv, search, tidying, transfer, writing
 from agentmem.store.inputs import (
+    MAX_TEXT,
     NewMemory,
     Vector,
     check_age,
-    check_characters,
     check_int,
     check_meta,
     check_name,
     check_new,
     check_share,
     check_tags,
-    check_text,
     check_vector,
     from_us,
     now_us,
@@ -34,6 +33,7 @@ from agentmem.store.places import AnyRow, Place, find_place
 from agentmem.store.rows import SLICE, Filters, filter_conditions, keys_of, order_by, select_rows, to_memories
 from agentmem.store.schema import EventRow, MemoryRow, SessionRow, Space
 from agentmem.store.stats import count_up
+from agentmem.text import check_characters, check_text
 
 if TYPE_CHECKING:
     from agentmem.store.store import Store
@@ -111,7 +111,7 @@ class ScopedMemories:
         item: dict[str, Any] = {}
         vector = None
         if text is not None:
-            item = {"text": check_text(text), "text_sha256": text_digest(text)}
+            item = {"text": check_text(text, longest=MAX_TEXT), "text_sha256": text_digest(text)}
             item["n_tokens"] = check_int(n_tokens, "n_tokens", 0)
             if embedding is not None:
                 vector = check_vector(embedding, self._embedding_dim())

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tiny_models import CHATML, tokenizer
 
 from agentmem.errors import InvalidInput
-from agentmem.model.chat import ChatFormat, check_text
+from agentmem.model.chat import ChatFormat
 from agentmem.records import Message, Role
+from agentmem.text import check_characters
 
 STRICT = (
     "{{ bos_token }}{% for m in messages %}"
@@ -123,7 +124,7 @@ def test_a_text_cannot_end_its_turn_or_speak_as_the_system(template: str | None)
 def test_text_that_no_tokenizer_can_hold_is_refused(bad: str) -> None:
     chat = ChatFormat(tokenizer())
     with pytest.raises(InvalidInput, match=r"NUL|surrogate"):
-        check_text(bad)
+        check_characters(bad)
     with pytest.raises(InvalidInput, match=r"NUL|surrogate"):
         chat.encode(bad)
     with pytest.raises(InvalidInput, match=r"NUL|surrogate"):
@@ -132,7 +133,7 @@ def test_text_that_no_tokenizer_can_hold_is_refused(bad: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")))
 def test_other_text_comes_back(text: str) -> None:
-    assert check_text(text) == text
+    assert check_characters(text) == text
     assert _CHATS[0]._tokenizer.decode(_CHATS[0].encode(text)) == text
 
 

@@ -326,3 +326,11 @@ def test_a_forked_child_opens_connections_of_its_own(path: Path) -> None:
 def test_history_of_nothing_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound):
         store.scope(ADA).history("never")
+
+
+def test_nobody_else_can_read_a_store(path: Path) -> None:
+    with Store.open(path, embedder=EMBEDDER) as store:
+        store.scope(ADA).add([new("My dog is called Biscuit.")])
+        files = [file for file in path.parent.iterdir() if file.is_file()]
+        assert {file.name for file in files} >= {"memory.db", "memory.db-wal"}
+        assert {file.stat().st_mode & 0o077 for file in files} == {0}
