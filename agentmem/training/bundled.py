@@ -50,6 +50,8 @@ FIRST_QUIZ = 1400
 """From here on, part of the batches are quizzes: known or not, in quick succession."""
 QUIZ = Mix(min_facts=1, max_facts=4, corrected=0.1, unknown=0.5, noise=0, told_in_context=0.05, repeated_question=0.05,
            alike=0.3, novel=0.1, max_questions=10)  # fmt: skip
+LATE_RATE = 2 / 3
+"""The learning rate is lowered by this factor when the quizzes begin."""
 DECAY = 0.3
 """Last part of the run over which the learning rate falls to zero."""
 SEED = 20_261_121
@@ -85,8 +87,8 @@ def batch_at(step: int, packer: Packer, utterances: list[tuple[str, str]], rows:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Warm-up, constant, then linear decay to zero: a factor of the peak learning rate."""
-    return min(1.0, (step + 1) / 80, (steps - step) / (steps * DECAY))
+    """Warm-up, constant, lower from the quizzes on, then linear decay to zero: a factor of the peak learning rate."""
+    return min(1.0, (step + 1) / 80, (steps - step) / (steps * DECAY)) * (LATE_RATE if step >= FIRST_QUIZ else 1.0)
 
 
 def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
@@ -172,8 +174,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the model, its tokenizer and the checkpoint.")] = Path(
         "runs/bundled"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all; raise it on resume to train longer.")] = 4000,
-    rows: Annotated[int, typer.Option(min=1, help="Dialogues a step.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all; raise it on resume to train longer.")] = 2200,
+    rows: Annotated[int, typer.Option(min=1, help="Dialogues a step.")] = 18,
     matrix_rate: Annotated[float, typer.Option(help="Peak learning rate of Muon (layer matrices).")] = 3e-3,
     other_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW (embeddings, norms).")] = 3e-3,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
