@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import repeat
 from typing import Any
 from uuid import uuid4
 
 from agentmem.chunking import chunk_text
-from agentmem.errors import AgentMemError
 from agentmem.model.kv import KV
 from agentmem.model.local import LocalModel
 from agentmem.recipes import Recipe
@@ -47,11 +45,10 @@ class Writer:
     def __init__(self, model: LocalModel, recipe: Recipe, embedder: Embedder, codec: str):
         self.model, self.recipe, self.embedder, self.codec = model, recipe, embedder, codec
         self.fingerprint = model.kv_fingerprint(recipe.identity)
-        self._queue: deque[tuple[ScopedMemories, Memory, KV | None]] = deque()
-        self._change = threading.Condition()
-        self._busy = False
-        self._closing = False
-        self._thread: threading.Thread | None = None
+        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agentmem-writer")
+        self._lock = threading.Lock()
+        self._pending: dict[Future[None], int] = {}
+        """Batches whose KV is not stored yet, with their numbers of memories."""
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Character span of each token of the text."""
@@ -90,57 +87,40 @@ class Writer:
 
     def schedule(self, handle: ScopedMemories, memories: Sequence[Memory], kvs: Sequence[KV] | None = None) -> None:
         """Store these memories' KV in the background; what is not given is encoded there, when the model is free."""
-        with self._change:
-            self._queue.extend(zip(repeat(handle), memories, kvs or repeat(None)))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="agentmem-writer", daemon=True)
-                self._thread.start()
-            self._change.notify_all()
+        for start in range(0, len(memories), BATCH):
+            batch = slice(start, start + BATCH)
+            job = self._encoder.submit(self._attach, handle, memories[batch], None if kvs is None else kvs[batch])
+            with self._lock:
+                self._pending[job] = len(memories[batch])
+            job.add_done_callback(self._done)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every scheduled KV is stored. False when the timeout (seconds) passed first."""
-        with self._change:
-            return self._change.wait_for(lambda: not self._queue and not self._busy, timeout)
+        with self._lock:
+            jobs = set(self._pending)
+        return not wait(jobs, timeout).not_done
 
     def close(self, timeout: float) -> int:
         """Wait at most ``timeout`` seconds for scheduled KV; what is left stays cold. Returns how many are left."""
         self.flush(timeout)
-        with self._change:
-            self._closing = True
-            left = len(self._queue)
-            self._queue.clear()
-            self._change.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        with self._lock:
+            left = sum(n for job, n in self._pending.items() if not job.running() and not job.done())
+        self._encoder.shutdown(wait=True, cancel_futures=True)
         return left
 
-    def _work(self) -> None:
-        while True:
-            with self._change:
-                self._busy = False
-                self._change.notify_all()
-                self._change.wait_for(lambda: self._queue or self._closing)
-                if self._closing:
-                    return
-                self._busy = True
-                handle = self._queue[0][0]
-                batch: list[tuple[Memory, KV | None]] = []
-                while self._queue and len(batch) < BATCH and self._queue[0][0] is handle:
-                    batch.append(self._queue.popleft()[1:])
-            try:
-                self._attach(handle, batch)
-            except AgentMemError as error:  # the memories stay cold and are encoded again when they are recalled
-                log.warning("KV of %d memories was not stored: %s", len(batch), error)
+    def _attach(self, handle: ScopedMemories, memories: Sequence[Memory], kvs: Sequence[KV] | None) -> None:
+        """Encode and attach one batch. What was deleted or changed meanwhile is left alone."""
+        if kvs is None:
+            kvs = self.recipe.encode(self.model, memories)
+        new = [
+            NewKV(memory.id, pack(kv.keys, kv.values, self.codec), self.codec, text_digest(memory.text))
+            for memory, kv in zip(memories, kvs, strict=True)
+        ]
+        handle.attach_kv_many(new, fingerprint=self.fingerprint)
 
-    def _attach(self, handle: ScopedMemories, batch: Sequence[tuple[Memory, KV | None]]) -> None:
-        """Encode what is not encoded yet, and attach all. What was deleted or changed meanwhile is left alone."""
-        bare = [memory for memory, kv in batch if kv is None]
-        fresh = iter(self.recipe.encode(self.model, bare) if bare else ())
-        whole = [(memory, next(fresh) if kv is None else kv) for memory, kv in batch]
-        handle.attach_kv_many(
-            [
-                NewKV(memory.id, pack(kv.keys, kv.values, self.codec), self.codec, text_digest(memory.text))
-                for memory, kv in whole
-            ],
-            fingerprint=self.fingerprint,
-        )
+    def _done(self, job: Future[None]) -> None:
+        """A batch that failed stays cold, and is encoded again when one of its memories is recalled."""
+        with self._lock:
+            n = self._pending.pop(job)
+        if not job.cancelled() and (error := job.exception()) is not None:
+            log.warning("KV of %d memories was not stored: %s", n, error)

@@ -140,3 +140,23 @@ def test_fp32_kv_from_disk_gives_the_logits_of_fresh_kv(tmp_path: Path) -> None:
         prompt = llm.model.chat.encode("What is my dog called?")
         assert not stored.rebuilt
         assert torch.equal(llm.model.logits(prompt, stored.placed), llm.model.logits(prompt, fresh))
+
+
+def test_kv_that_cannot_be_encoded_leaves_a_cold_memory_that_is_still_recalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "memory.db"
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch, MemoryLLM(store=path) as llm:
+        patch.setattr(type(llm.recipe), "encode", fail)
+        ada = llm.conversation(user="ada")
+        ada.memories.add("My dog is called Biscuit.")
+        assert llm.flush(60)
+        assert [memory.tier for memory in ada.memories.list()] == [Tier.COLD]
+    assert "KV of 1 memories was not stored: out of memory" in caplog.text
+    reply = ask(path)
+    assert reply.text == "Your dog is called Biscuit."
+    assert [read.rebuilt for read in reply.memories] == [True]
