@@ -16,7 +16,7 @@ from agentmem.errors import InvalidInput
 from agentmem.memories import Memories
 from agentmem.model.generation import UNCHANGED, Generation, OnStride, Sampling
 from agentmem.reader import Recalled
-from agentmem.records import MemoryRead, Message, Reply, Role, Scope, Usage
+from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
 from agentmem.text import check_text
 from agentmem.window import Window, fit
 from agentmem.writer import Turn
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 STRIDE = 64
 """Generated tokens between two recalls (Memory3 section 3.1)."""
+
+RESUMED_CHUNKS = 64
+"""Newest chunks of a session that is opened again, from which its window is made."""
 
 QUERY_CHARACTERS = 1000
 """Recall looks for what the end of the newest message is about."""
@@ -72,7 +75,7 @@ class Conversation:
     may be used from several threads.
     """
 
-    def __init__(self, llm: MemoryLLM, scope: Scope, session: str, system: str | None):
+    def __init__(self, llm: MemoryLLM, scope: Scope, session: str, system: str | None, *, resume: bool):
         self._llm = llm
         self.session = session
         self.system = None if system is None else Message(role=Role.SYSTEM, content=check_text(system, "system"))
@@ -85,6 +88,8 @@ class Conversation:
         """Memory ids by turn id, of what this conversation wrote."""
         self._lock = threading.Lock()
         self._speaking: int | None = None
+        if resume:
+            self._resume()
 
     # ------------------------------------------------------------------------------------------------ what users call
 
@@ -177,6 +182,17 @@ class Conversation:
                 yield
             finally:
                 self._speaking = None
+
+    def _resume(self) -> None:
+        """Take up a session where it stopped: its newest turns are the window again."""
+        turns: dict[str, list[Memory]] = {}
+        for memory in reversed(self._handle.list(sort="-created_at", limit=RESUMED_CHUNKS, session=self.session)):
+            turns.setdefault(memory.turn, []).append(memory)
+        for turn, chunks in turns.items():
+            chunks.sort(key=lambda chunk: chunk.chunk_no)
+            said = Message(role=chunks[0].role, content="".join(chunk.text for chunk in chunks))
+            self._past.append((said, turn))
+            self._stored[turn] = [chunk.id for chunk in chunks]
 
     def _dialogue(
         self, message: str | Sequence[Message | dict[str, Any]]

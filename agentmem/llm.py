@@ -104,17 +104,21 @@ class MemoryLLM:
     ) -> Conversation:
         """A dialogue with the memories of one user (and agent).
 
-        ``session`` names this dialogue (a fresh name if None); memories of the user's other sessions are read too.
+        ``session`` names this dialogue (a fresh name if None). One that was named before goes on where it stopped: its
+        recent turns are the window again. Memories of the user's other sessions are read too.
         Raises InvalidInput for a scope segment that cannot be used.
         """
+        name = uuid4().hex if session is None else session
         try:
             scope = Scope(user=user, agent=agent)
-            named = Scope(user=user, agent=agent, session=session or uuid4().hex)
+            Scope(user=user, agent=agent, session=name)
         except ValidationError as error:
             raise InvalidInput(f"cannot open a conversation for this scope: {error}") from error
-        if not user:
-            raise InvalidInput("user is empty; name the user whose memories these are")
-        return Conversation(self, scope, named.session or "", system)
+        if not user or not name:
+            raise InvalidInput(
+                f"{'session' if user else 'user'} is empty; name whose memories, or which dialogue, this is"
+            )
+        return Conversation(self, scope, name, system, resume=session is not None)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until the KV of everything that was said is on disk. False if ``timeout`` seconds passed first."""

@@ -58,6 +58,20 @@ def test_memory_survives_the_process(tmp_path: Path) -> None:
     assert say("What is my flight number?") == ["Your flight number is KX204.", "True"]
 
 
+def test_a_session_goes_on_after_a_restart_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    with MemoryLLM(store=path) as llm:
+        llm.conversation(user="ada", session="monday").chat("My dog is called Biscuit.")
+        llm.conversation(user="ada", session="tuesday").chat("My cat is called Luna.")
+    with MemoryLLM(store=path) as llm:
+        monday = llm.conversation(user="ada", session="monday")
+        reply = monday.chat("What is my dog called?")
+        assert reply.text == "Your dog is called Biscuit."
+        assert not any("Biscuit" in read.memory.text for read in reply.memories)  # the window shows it
+        assert monday.chat("What is my cat called?").text == "Your cat is called Luna."  # the other session is memory
+        assert len(monday.memories) == 8
+
+
 def test_nothing_told_nothing_answered(llm: MemoryLLM) -> None:
     llm.conversation(user="ada").chat("My dog is called Biscuit.")
     assert llm.conversation(user="ada").chat("What is my cat called?").text == "Your cat? You have not told me."
