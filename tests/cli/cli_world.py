@@ -24,8 +24,11 @@ from agentmem.store.codec import pack
 ADA = Scope(user="ada")
 TEXTS = ("My dog is called Biscuit.", "I live in Oslo.", "[bold]not markup[/bold] [red]", "cursor\x1b[2J\x9bgone")
 DAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
-_ON_A_TERMINAL = (  # makes stdin the terminal that Ctrl-C comes from, then becomes the command
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+# Makes stdin the terminal that Ctrl-C comes from, then becomes the command. A shell in which the tests run in the
+# background has SIGINT ignored, and a terminal's own shell would not.
+_ON_A_TERMINAL = (
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,7 +110,6 @@ def test_a_dialogue_on_a_terminal(path: Path, on_terminal: OnTerminal) -> None:
     terminal.wait_for("you> ")
     terminal.type("\n")  # an empty line says nothing
     terminal.wait_for("you> ")
-    time.sleep(0.5)  # the prompt is shown just before the wait for a key, which a signal must find begun
     terminal.type("\x03")  # Ctrl-C at the prompt
     terminal.wait_for("Ctrl-D or /quit")
     terminal.wait_for("you> ")
