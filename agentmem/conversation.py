@@ -121,20 +121,21 @@ class Conversation:
         top_p: float = 1.0,
         top_k_tokens: int = 0,
         seed: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
     ) -> ReplyStream:
         """``chat``, piece by piece. Bad input raises here, not at the first piece."""
         system, messages, seed_of_ids = self._dialogue(message)
         sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k_tokens, seed=seed)
         limit = self._llm.max_new_tokens if max_new_tokens is None else max_new_tokens
-        room = self._llm.model.max_positions - limit
-        if limit < 1 or room < 1:
-            raise InvalidInput(
-                f"max_new_tokens must be from 1 to {self._llm.model.max_positions - 1}, not {max_new_tokens}"
-            )
+        most = self._llm.model.max_positions - 1
+        if not isinstance(limit, int) or not 1 <= limit <= most:
+            raise InvalidInput(f"max_new_tokens must be a whole number from 1 to {most}, not {max_new_tokens!r}")
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if not all(isinstance(one, str) and one for one in stops):
+            raise InvalidInput(f"stop must be one or more non-empty strings, not {stop!r}")
         done: list[Reply] = []
-        budget = min(room, self._llm.window_tokens)
-        return ReplyStream(self._turn(system, messages, seed_of_ids, budget, limit, sampling, tuple(stop), done), done)
+        budget = min(most + 1 - limit, self._llm.window_tokens)
+        return ReplyStream(self._turn(system, messages, seed_of_ids, budget, limit, sampling, stops, done), done)
 
     # ------------------------------------------------------------------------------------------------ one turn
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -255,9 +256,21 @@ def test_bad_messages_are_refused_and_leave_nothing(llm: MemoryLLM, bad: object)
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_new_tokens": 0}, {"max_new_tokens": 10_000}, {"temperature": -1.0}, {"top_p": 0.0}, {"top_k_tokens": -1}],
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 10_000},
+        {"max_new_tokens": "ten"},
+        {"temperature": -1.0},
+        {"temperature": "hot"},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_k_tokens": -1},
+        {"seed": "lucky"},
+        {"stop": ""},
+        {"stop": [3]},
+    ],
 )
-def test_bad_options_are_refused(llm: MemoryLLM, options: dict[str, float]) -> None:
+def test_bad_options_are_refused(llm: MemoryLLM, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         llm.conversation(user="ada").chat("Hello!", **options)
 

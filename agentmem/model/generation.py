@@ -57,6 +57,11 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in (("temperature", (int, float)), ("top_p", (int, float)), ("top_k", int)):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), kind):
+                raise InvalidInput(f"{name} must be a number, not {getattr(self, name)!r}")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise InvalidInput(f"seed must be a whole number or None, not {self.seed!r}")
         if not 0.0 <= self.temperature < float("inf"):
             raise InvalidInput(f"temperature must be 0 or more, got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:
