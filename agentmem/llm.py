@@ -78,9 +78,10 @@ class MemoryLLM:
             ("top_k", top_k, 0),
             ("max_new_tokens", max_new_tokens, 1),
             ("hot_bytes", hot_bytes, 0),
+            ("window_tokens", 16 if window_tokens is None else window_tokens, 16),
         ):
-            if value < least:
-                raise InvalidInput(f"{name} must be at least {least}, not {value}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InvalidInput(f"{name} must be a whole number from {least}, not {value!r}")
         self.model = LocalModel.load(
             bundled_model() if model is None or model == BUNDLED else model, device=device, dtype=_torch_dtype(dtype)
         )
@@ -88,8 +89,8 @@ class MemoryLLM:
         embedding = get_embedder(embedder, self.model)
         self.max_new_tokens = min(max_new_tokens, self.model.max_positions // 2)
         self.window_tokens = self.model.max_positions // 2 if window_tokens is None else window_tokens
-        if not 16 <= self.window_tokens <= self.model.max_positions:
-            raise InvalidInput(f"window_tokens must be from 16 to {self.model.max_positions}, not {window_tokens}")
+        if self.window_tokens > self.model.max_positions:
+            raise InvalidInput(f"window_tokens is {window_tokens}; this model has {self.model.max_positions} positions")
         self.store = Store.open(
             store,
             embedder=EmbedderId(embedding.name, embedding.dim, embedding.noise),

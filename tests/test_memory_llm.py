@@ -281,6 +281,27 @@ def test_bad_scopes_are_refused(llm: MemoryLLM, user: str) -> None:
         llm.conversation(user=user)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": -1},
+        {"top_k": "many"},
+        {"max_new_tokens": 0},
+        {"window_tokens": 3},
+        {"window_tokens": 100_000},
+        {"hot_bytes": -1},
+        {"codec": "zip"},
+        {"dtype": "float99"},
+        {"device": "abacus"},
+        {"recipe": "soup"},
+    ],
+)
+def test_an_llm_that_cannot_be_made_says_why_and_makes_no_store(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        MemoryLLM(store=tmp_path / "memory.db", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_closed_llm_says_so(tmp_path: Path) -> None:
     llm = MemoryLLM(store=tmp_path / "memory.db")
     ada = llm.conversation(user="ada")
