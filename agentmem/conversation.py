@@ -229,18 +229,21 @@ class Conversation:
             past.append((message, at))
         return past
 
-    def _recall(self, past: list[tuple[Message, str]], window: Window, said: str = "") -> Recalled:
+    def _recall(
+        self, past: list[tuple[Message, str]], window: Window, said: str = "", current: Recalled | None = None
+    ) -> Recalled:
         """Recall for the end of the newest message (and what was generated so far), without what the window shows."""
         shown = past[len(past) - window.kept :] if not window.cut_characters else []
         exclude = {id for _, turn in shown for id in self._stored.get(turn, ())}
-        return self._llm.reader.recall(self._handle, f"{past[-1][0].content[-QUERY_CHARACTERS:]} {said}", exclude)
+        query = f"{past[-1][0].content[-QUERY_CHARACTERS:]} {said}"
+        return self._llm.reader.recall(self._handle, query, exclude, current)
 
     def _on_stride(self, past: list[tuple[Message, str]], window: Window, recalls: list[Recalled]) -> OnStride:
         """Every 64 generated tokens (Memory3 section 3.4): recall again, and swap the memory if it has changed."""
 
         def on_stride(token_ids: list[int]) -> Any:
             said = self._llm.model.tokenizer.decode(token_ids[-STRIDE:], skip_special_tokens=True)
-            recalled = self._recall(past, window, said)
+            recalled = self._recall(past, window, said, recalls[-1])
             if recalled.ids == recalls[-1].ids:
                 return UNCHANGED
             recalls.append(recalled)

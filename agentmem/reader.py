@@ -42,13 +42,20 @@ class Reader:
         self._hot = hot
         self.top_k, self.threshold = top_k, threshold
 
-    def recall(self, handle: ScopedMemories, query: str, exclude: Collection[str]) -> Recalled:
-        """The top-k memories for the query, placed by the recipe. Empty when nothing passes the threshold."""
+    def recall(
+        self, handle: ScopedMemories, query: str, exclude: Collection[str], current: Recalled | None = None
+    ) -> Recalled:
+        """The top-k memories for the query, placed by the recipe. Empty when nothing passes the threshold.
+
+        ``current`` is what is being read: it is given back, not loaded and placed again, when the same is found.
+        """
         if not query.strip() or self.top_k == 0:
             return Recalled()
         vector = self._writer.embedder.embed([query])[0]
         found = handle.search(query, vector, top_k=2 * self.top_k, threshold=self.threshold, exclude=exclude)
         hits = _distinct(found)[: self.top_k]
+        if current is not None and current.ids == [hit.memory.id for hit in hits]:
+            return current
         if not hits:
             return Recalled()
         kvs, rebuilt, notes = self._load(handle, hits)

@@ -57,17 +57,16 @@ class Writer:
 
     def write(self, handle: ScopedMemories, turns: Sequence[Turn]) -> list[Memory]:
         """Store the turns in one transaction and return after its commit; their KV is encoded in the background."""
-        new = [memory for turn in turns for memory in self.chunks(turn)]
-        if not new:
+        if not turns:
             return []
-        memories = handle.add(new)
+        memories = handle.add(self._chunks(turns))
         self.schedule(handle, memories)
         return memories
 
-    def chunks(self, turn: Turn) -> list[NewMemory]:
-        """The turn's chunks with their embeddings. Raises InvalidInput for text that cannot be stored."""
-        chunks = chunk_text(turn.text, self.spans)
-        vectors = self.embedder.embed([chunk.text for chunk in chunks])
+    def _chunks(self, turns: Sequence[Turn]) -> list[NewMemory]:
+        """The turns' chunks, embedded together. Raises InvalidInput for text that cannot be stored."""
+        cut = [(turn, *numbered) for turn in turns for numbered in enumerate(chunk_text(turn.text, self.spans))]
+        vectors = self.embedder.embed([chunk.text for _, _, chunk in cut])
         return [
             NewMemory(
                 id=f"{turn.id}-{number}",
@@ -77,12 +76,12 @@ class Writer:
                 session=turn.session,
                 chunk_no=number,
                 n_tokens=chunk.n_tokens,
-                embedding=vectors[number],
+                embedding=vector,
                 created_at=turn.created_at,
                 tags=turn.tags,
                 meta=turn.meta,
             )
-            for number, chunk in enumerate(chunks)
+            for (turn, number, chunk), vector in zip(cut, vectors, strict=True)
         ]
 
     def schedule(self, handle: ScopedMemories, memories: Sequence[Memory], kvs: Sequence[KV] | None = None) -> None:

@@ -112,13 +112,10 @@ def _dialogue(conversation: Conversation, answer: Answer) -> None:
 
 def _answer(conversation: Conversation, said: str, temperature: float, *, show: bool) -> tuple[Reply, bool]:
     """Say it, show the pieces as they come, then what was read."""
-    begun = False
     with catching_interrupt() as interrupt, conversation.stream(said, temperature=temperature) as stream:
         for piece in stream:
-            shown = plain(piece) if begun else plain(piece).lstrip()
-            begun = begun or bool(shown)
             if show:
-                out.out(shown, end="", highlight=False)
+                out.out(plain(piece), end="", highlight=False)
                 out.file.flush()
             if interrupt.is_set():
                 break

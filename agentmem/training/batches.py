@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from agentmem.training.dialogues import Dialogue
 
 IGNORE = -100
+CHUNK_WEIGHT, USER_WEIGHT = 0.2, 0.05
+"""Loss weights of the tokens of chunks and of what users and tools say; an answer's is 1."""
 CONTEXT = 1_000
 """Segment number of the context; 0 is the prefix, 1.. are the chunks, -1 is padding."""
 
@@ -57,10 +59,9 @@ class _Row:
 class Packer:
     """Turns dialogues into batches with one tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chunk_weight: float = 0.2, user_weight: float = 0.05):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         self.bos = tokenizer.bos_token_id
-        self.chunk_weight, self.user_weight = chunk_weight, user_weight
 
     def text(self, text: str) -> list[int]:
         """Token ids of plain text, without special tokens."""
@@ -74,12 +75,12 @@ class Packer:
         interval = max((len(ids) for ids in chunks), default=0) + rng.choice([0, 0, rng.randint(0, 24)])
         row.put([self.bos], -interval - 1, 0, [0.0])
         for number, ids in enumerate(chunks, 1):
-            row.put(ids, -interval, number, [0.0] + [self.chunk_weight] * (len(ids) - 1))
+            row.put(ids, -interval, number, [0.0] + [CHUNK_WEIGHT] * (len(ids) - 1))
         row.put([self.bos], 0, CONTEXT, [0.0])
         at = 1
         for role, said in dialogue.turns:
             ids = self.text(f"<|{role}|> {said}<|end|>")
-            weight = 1.0 if role == "assistant" else self.user_weight
+            weight = 1.0 if role == "assistant" else USER_WEIGHT
             if role != "assistant" and rng.random() < 0.3:
                 at += rng.randint(0, spread)
             row.put(ids, at, CONTEXT, [0.0] + [weight] * (len(ids) - 1))

@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agentmem.training.batches import Batch, Packer, repeated_strings
 from agentmem.training.dialogues import Mix, draw
-from agentmem.training.evaluate import exact
+from agentmem.training.evaluate import QUESTIONS, exact
 from agentmem.training.smalltalk import load_utterances
 from agentmem.training.tokenizer import SPECIAL, VOCABULARY, train_tokenizer
 
@@ -156,9 +156,7 @@ def report(model: LlamaForCausalLM, packer: Packer) -> dict[str, float]:
     """Held-out exactness of every kind of question."""
     model.eval()
     with torch.autocast("cpu", torch.bfloat16):
-        result = {
-            f"{kind}@{n}": exact(model, packer, kind, n) for kind in ("recall", "corrected", "unknown") for n in (3, 6)
-        }
+        result = {f"{kind}@{n}": exact(model, packer, kind, n) for kind in QUESTIONS for n in (3, 6)}
     model.train()
     return result
 

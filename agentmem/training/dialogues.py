@@ -95,9 +95,8 @@ def draw(rng: random.Random, mix: Mix, utterances: list[tuple[str, str]], split:
     for fact in facts:
         day = today - timedelta(days=rng.randint(0, 60))
         kept = _remember(rng, fact, day)
-        if (
-            rng.random() < mix.repeated_question
-        ):  # an earlier answer is a memory too, and a stale one after a correction
+        if rng.random() < mix.repeated_question:
+            # An earlier answer is a memory too, and a stale one after a correction.
             kept.append(Chunk("assistant", fact.answered(), day))
         if rng.random() < mix.corrected:
             fact = fact.corrected(rng, split)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -14,9 +13,7 @@ from agentmem.training.dialogues import Dialogue, Mix, draw
 QUESTIONS = ("recall", "corrected", "unknown")
 
 
-def question(
-    rng: random.Random, kind: str, n_facts: int, utterances: Sequence[tuple[str, str]]
-) -> tuple[Dialogue, str]:
+def question(rng: random.Random, kind: str, n_facts: int) -> tuple[Dialogue, str]:
     """A held-out dialogue of one question, with n_facts facts in memory, and its right answer."""
     mix = Mix(
         min_facts=n_facts,
@@ -29,7 +26,7 @@ def question(
         told_in_context=0.0,
     )
     while True:
-        dialogue = draw(rng, mix, list(utterances), "heldout")
+        dialogue = draw(rng, mix, [], "heldout")
         answers = [text for role, text in dialogue.turns if role == "assistant"]
         if len(answers) == 1 and answers[0].endswith("You have not told me.") == (kind == "unknown"):
             return dialogue, answers[0]
@@ -41,7 +38,7 @@ def exact(model: PreTrainedModel, packer: Packer, kind: str, n_facts: int, *, n:
     rng = random.Random(seed)
     right = 0
     for _ in range(0, n, 16):
-        dialogues = [question(rng, kind, n_facts, ())[0] for _ in range(16)]
+        dialogues = [question(rng, kind, n_facts)[0] for _ in range(16)]
         batch = packer.batch(dialogues, rng, spread=0)
         logits = model(
             input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask(), use_cache=False

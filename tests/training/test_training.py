@@ -73,7 +73,7 @@ def test_every_question_of_a_dialogue_has_the_answer_that_its_words_allow(seed: 
 
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_held_out_questions_are_of_their_kind(kind: str) -> None:
-    dialogue, answer = question(random.Random(1), kind, 3, ())
+    dialogue, answer = question(random.Random(1), kind, 3)
     assert answer.endswith("You have not told me.") == (kind == "unknown")
     assert len(dialogue.turns) == 2
 
