@@ -10,7 +10,8 @@
     │   ├── StoreOpenError              not a store, a directory, read-only, missing driver
     │   ├── SchemaTooNew                written by a newer agentmem
     │   ├── StoreBusy                   another process held the lock for too long
-    │   ├── StoreFull                   the disk is full; the write was rolled back
+    │   ├── StoreFull                   the disk or a budget is full; the write was rolled back
+    │   ├── StreamChanged               another process continued or dropped a session's stream; open it again
     │   └── PayloadDamaged              a KV payload failed its checksum (rebuilt from text by callers)
     └── Closed                          the handle was used after close()
 
@@ -61,7 +62,11 @@ class StoreBusy(StoreError):
 
 
 class StoreFull(StoreError):
-    """The disk is full. The write was rolled back."""
+    """The disk is full, or a budget that evicting others cannot meet. The write was rolled back."""
+
+
+class StreamChanged(StoreError):
+    """A session's stream was continued by another process, or dropped by forgetting. Nothing was written; reopen it."""
 
 
 class PayloadDamaged(StoreError):

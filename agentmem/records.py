@@ -163,10 +163,11 @@ class Event(Record):
 
 
 class Pruned(Record):
-    """One memory that a prune took (or, in a dry run, would take)."""
+    """What a prune took (or, in a dry run, would take): a memory, its KV, or a session's stream."""
 
     id: str
-    action: Literal["drop_kv", "delete"]
+    """The memory's id; of a stream, the session's name."""
+    action: Literal["drop_kv", "delete", "drop_stream"]
     reason: str
     frequency: float
     kv_bytes: int
@@ -195,12 +196,17 @@ class Stats(Record):
     oldest: datetime | None
     newest: datetime | None
     file_bytes: int
+    streams: int = 0
+    stream_bytes: int = 0
+    """KV of sessions that is kept as streams (recipe ``infllm``); ``kv_bytes`` contains it."""
 
 
 class Problem(Record):
     """One thing that verify found wrong."""
 
-    kind: Literal["payload", "payload_file", "orphan_file", "vector_index", "text_index", "database", "embedding"]
+    kind: Literal[
+        "payload", "payload_file", "orphan_file", "vector_index", "text_index", "database", "embedding", "stream"
+    ]
     id: str | None
     detail: str
     repaired: bool

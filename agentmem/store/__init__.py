@@ -7,6 +7,7 @@ from agentmem.store.kv import NewKV
 from agentmem.store.payloads import LoadedKV, Payload
 from agentmem.store.scoped import ScopedMemories
 from agentmem.store.store import Store
+from agentmem.store.streams import StoredStream
 
 __all__ = [
     "EmbedderId",
@@ -18,5 +19,6 @@ __all__ = [
     "Payload",
     "ScopedMemories",
     "Store",
+    "StoredStream",
     "text_digest",
 ]

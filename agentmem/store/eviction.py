@@ -2,14 +2,15 @@
 
 Usage frequency is what MemLong's counters intend: reads, weighted by the attention share they received, so that what
 is read often stays; aged by a half-life, so that old fame fades. Pinned memories never go. New ones go last.
-Another policy is another function with the signature of ``least_frequent``.
+MemLong's own rule, least recently used, and first in first out are there to compare with (``EvictionPolicy.order``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Literal, get_args
 
 from agentmem.errors import InvalidInput
 from agentmem.records import Pruned
@@ -27,11 +28,24 @@ class Candidate:
     last_us: int | None
     kv_bytes: int
     pinned: bool
+    stream: bool = False
+    """A session's stream, not a memory: ``key`` is the stream's, ``id`` the session's name, and it was last continued
+    at ``last_us``."""
+    uses: int = 0
+    """Turns in which it was read, neither weighted nor aged."""
+
+
+OrderName = Literal["least_frequent", "memlong", "lru", "fifo"]
 
 
 @dataclass(frozen=True)
 class EvictionPolicy:
-    """Budgets, and how fame fades. A budget of None is no limit; ``space`` budgets hold for each (user, agent)."""
+    """Budgets, who goes first, and how fame fades.
+
+    A budget of None is no limit; ``space`` budgets hold for each (user, agent). ``order``: "least_frequent" goes by
+    usage frequency; "memlong" by plain counts of uses, with MemLong's dynamic update when there are too many memories
+    (see ``counter_update``; it makes room for as many again); "lru" by the last write or read; "fifo" by age.
+    """
 
     space_kv_bytes: int | None = 4 * 2**30
     total_kv_bytes: int | None = 16 * 2**30
@@ -39,13 +53,16 @@ class EvictionPolicy:
     total_memories: int | None = 1_000_000
     half_life: timedelta = timedelta(days=30)
     grace: timedelta = timedelta(hours=1)
-    """Younger memories go only when nothing older is left to go."""
+    """Younger memories go only when nothing older is left to go (order "least_frequent")."""
+    order: OrderName = "least_frequent"
 
     def __post_init__(self) -> None:
         for name in ("space_kv_bytes", "total_kv_bytes", "space_memories", "total_memories"):
             budget = getattr(self, name)
             if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
                 raise InvalidInput(f"{name} must be a whole number from 0, or None for no limit, not {budget!r}")
+        if self.order not in get_args(OrderName):
+            raise InvalidInput(f"order must be one of {', '.join(get_args(OrderName))}, not {self.order!r}")
         if self.half_life <= timedelta(0):
             raise InvalidInput(f"half_life must be positive, not {self.half_life}")
         if self.grace < timedelta(0):
@@ -87,23 +104,93 @@ def least_frequent(candidates: Iterable[Candidate], policy: EvictionPolicy, now_
     return sorted((c for c in candidates if not c.pinned), key=order)
 
 
+def with_streams(
+    memories: list[Candidate], streams: list[Candidate], policy: EvictionPolicy, now_us: int
+) -> list[Candidate]:
+    """The order in which KV goes: streams continued longest ago first, those continued within the grace period last."""
+    ordered = sorted(streams, key=lambda stream: (stream.last_us or 0, stream.key))
+    resting = [stream for stream in ordered if now_us - (stream.last_us or 0) >= policy.grace_us]
+    return [*resting, *memories, *ordered[len(resting) :]]
+
+
+def least_recent(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: int) -> list[Candidate]:
+    """First to go first: by when it was last written or read. Pinned ones are left out."""
+    unpinned = (c for c in candidates if not c.pinned)
+    return sorted(unpinned, key=lambda c: (max(c.created_us, c.last_us or 0), c.key))
+
+
+def oldest(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: int) -> list[Candidate]:
+    """First to go first: by when it was written. Pinned ones are left out."""
+    return sorted((c for c in candidates if not c.pinned), key=lambda c: (c.created_us, c.key))
+
+
+def counted(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: int) -> list[Candidate]:
+    """First to go first, after MemLong: the oldest tenth, then by count of uses and age, the newest tenth last."""
+    by_age = oldest(candidates, policy, now_us)
+    tenth = len(by_age) // 10
+    middle = by_age[tenth : len(by_age) - tenth]
+    newest = by_age[len(by_age) - tenth :]
+    return [*by_age[:tenth], *sorted(middle, key=lambda c: (c.uses, c.created_us, c.key)), *newest]
+
+
+def counter_update(uses: Sequence[int]) -> list[int]:
+    """MemLong's counter-based dynamic update (arXiv 2408.16967): who goes when the memory is full.
+
+    The oldest tenth goes and the newest tenth stays. Of those between, all with the lowest count of uses go, then all
+    with the next count, until at least half of everything is gone. A count goes as a whole, so it may be more.
+
+    Args:
+        uses: how often each entry was read, oldest entry first.
+
+    Returns:
+        Places of those that go, ascending.
+    """
+    n = len(uses)
+    tenth = n // 10
+    middle = range(tenth, n - tenth)
+    gone = list(range(tenth))
+    for count in sorted({uses[at] for at in middle}):
+        if 2 * len(gone) >= n:
+            break
+        gone += [at for at in middle if uses[at] == count]
+    return sorted(gone)
+
+
 Order = Callable[[Iterable[Candidate], EvictionPolicy, int], list[Candidate]]
+ORDERS: dict[OrderName, Order] = {
+    "least_frequent": least_frequent,
+    "memlong": counted,
+    "lru": least_recent,
+    "fifo": oldest,
+}
+
+
+def in_order(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: int) -> list[Candidate]:
+    """First to go first, in the policy's order. Pinned ones are left out."""
+    return ORDERS[policy.order](candidates, policy, now_us)
 
 
 def over_kv(
     candidates: list[Candidate], budget: int, target: int, used: int, name: str
 ) -> list[tuple[Candidate, Pruned]]:
-    """When ``used`` bytes are over ``budget``: drop KV, in the order of ``candidates``, down to ``target`` bytes."""
+    """When ``used`` bytes are over ``budget``: drop KV, in the order of ``candidates``, down to ``target`` bytes.
+
+    ``candidates`` are memories and streams (``with_streams``).
+    """
     chosen: list[tuple[Candidate, Pruned]] = []
     if used <= budget:
         return chosen
     over = f"{name} of {budget:,} bytes exceeded by {used - budget:,}"
-    for rank, candidate in enumerate(candidates):
+    rank, memories = 0, sum(not candidate.stream for candidate in candidates)
+    for candidate in candidates:
         if used <= target:
             break
-        if candidate.kv_bytes:
-            chosen.append((candidate, _pruned(candidate, "drop_kv", _why(candidate, rank, len(candidates), over))))
-            used -= candidate.kv_bytes
+        if candidate.stream:
+            chosen.append((candidate, _pruned(candidate, "drop_stream", f"a session's stream; {over}")))
+        elif candidate.kv_bytes:
+            chosen.append((candidate, _pruned(candidate, "drop_kv", _why(candidate, rank, memories, over))))
+        used -= candidate.kv_bytes
+        rank += not candidate.stream
     return chosen
 
 
@@ -120,12 +207,31 @@ def over_count(
     ]
 
 
+def over_count_memlong(
+    candidates: list[Candidate], budget: int, policy: EvictionPolicy, now_us: int, name: str
+) -> list[tuple[Candidate, Pruned]]:
+    """When there are more than ``budget`` memories: MemLong's update of the unpinned ones, until the budget holds."""
+    left = oldest(candidates, policy, now_us)
+    pinned = len(candidates) - len(left)
+    over = f"{name} of {budget:,} exceeded by {len(candidates) - budget:,}"
+    chosen: list[tuple[Candidate, Pruned]] = []
+    while left and pinned + len(left) > budget:
+        gone = set(counter_update([candidate.uses for candidate in left]))
+        why = f"counter-based update of {len(left)}; {over}"
+        chosen += [
+            (left[at], _pruned(left[at], "delete", f"{left[at].uses} uses, {at + 1}. oldest, {why}"))
+            for at in sorted(gone)
+        ]
+        left = [candidate for at, candidate in enumerate(left) if at not in gone]
+    return chosen
+
+
 def unused(
     candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: int, age_us: int
 ) -> list[tuple[Candidate, Pruned]]:
     """Delete what was neither written nor read within the last ``age_us`` microseconds. Pinned ones stay."""
     chosen = []
-    for candidate in least_frequent(candidates, policy, now_us):
+    for candidate in in_order(candidates, policy, now_us):
         idle_us = now_us - max(candidate.created_us, candidate.last_us or 0)
         if idle_us > age_us:
             reason = f"unused for {_days(idle_us)}, limit {_days(age_us)}; frequency {candidate.frequency:.3g}"

@@ -25,6 +25,7 @@ MAX_NAME = 256
 MAX_TAGS = 64
 MAX_META = 65_536
 """Longest ``meta``, in bytes of JSON."""
+MAX_FINGERPRINT = 4096
 
 Vector = npt.NDArray[np.float32]
 
@@ -108,7 +109,7 @@ def check_tags(tags: object) -> tuple[str, ...]:
     return clean
 
 
-def check_meta(meta: object) -> dict[str, Any]:
+def check_meta(meta: object, longest: int = MAX_META) -> dict[str, Any]:
     """Meta as a plain JSON object."""
     if not isinstance(meta, Mapping) or not all(isinstance(key, str) for key in meta):
         raise InvalidInput("meta must be a mapping with str keys")
@@ -116,10 +117,10 @@ def check_meta(meta: object) -> dict[str, Any]:
         line = json.dumps(dict(meta), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"meta must be plain JSON: {error}") from None
-    if len(line) > MAX_META:
-        raise InvalidInput(f"meta takes {len(line)} bytes of JSON; at most {MAX_META} fit")
+    if len(line) > longest:
+        raise InvalidInput(f"meta takes {len(line)} bytes of JSON; at most {longest} fit")
     if "\\u0000" in line or any(f"\\ud{digit}" in line for digit in "89abcdef"):
-        check_characters(_all_strings(meta), "meta", 2 * MAX_META)
+        check_characters(_all_strings(meta), "meta", 2 * longest)
     plain: dict[str, Any] = json.loads(line)
     return plain
 

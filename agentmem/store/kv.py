@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from agentmem.errors import InvalidInput
 from agentmem.records import Scope
 from agentmem.store import tidying, writing
-from agentmem.store.inputs import check_name, now_us
+from agentmem.store.inputs import MAX_FINGERPRINT, check_name, now_us
 from agentmem.store.payloads import INLINE_MAX, LoadedKV, Payload
 from agentmem.store.places import AnyRow, Place, find_place
 from agentmem.store.rows import SLICE, keys_of
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from agentmem.store.store import Store
 
 Bytes = bytes | bytearray | memoryview
-
-MAX_FINGERPRINT = 4096
 
 
 @dataclass(frozen=True)

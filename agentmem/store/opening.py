@@ -13,7 +13,7 @@ from pysqlite3 import dbapi2 as driver
 from agentmem.errors import SchemaTooNew, StoreBusy, StoreOpenError
 from agentmem.store.engine import APPLICATION_ID, Database, translate
 
-HEAD = "0001"
+HEAD = "0003"
 """The newest revision in ``migrations/versions``. Revisions are numbered, so that newer can be told from unknown."""
 
 _MAGIC = b"SQLite format 3\0"

@@ -3,10 +3,12 @@
 A file is written, fsynced, renamed and its folder fsynced BEFORE the row that names it commits, so no row ever points
 at bytes that are not whole. File names are never reused: a reader that holds an old row either reads the old bytes or
 finds no file. Unlinking goes through the ``kv_trash`` table, so that a crash between commit and unlink is made good.
+(Streams lie in the same folder; their files grow, and have rules of their own: ``streams.py``.)
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -101,12 +103,42 @@ class PayloadFiles:
             return None
         return data
 
+    def sha256(self, uri: str) -> bytes | None:
+        """Digest of a file's bytes, which need not fit into RAM; None when there is no such file."""
+        with suppress(FileNotFoundError), (self.root / uri).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+        return None
+
+    def make_folder(self, uri: str) -> Path:
+        """The folder of a stream, created when missing.
+
+        Raises:
+            StoreError: it cannot be created.
+        """
+        folder = self.root / uri
+        try:
+            for changed in _make_folders(folder):
+                _sync_folder(changed)
+        except OSError as error:
+            raise StoreError(f"cannot create {folder} ({error}); check the permissions above it") from error
+        return folder
+
     def unlink(self, uri: str) -> None:
-        """Remove a file, and its folder when that is empty now. It may be gone already."""
+        """Remove a file, and its folder when that is empty now; or a folder and its files. It may be gone already."""
         path = self.root / uri
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            for one in self.inside(uri):
+                (self.root / one).unlink(missing_ok=True)
+            folder = path
+        else:
+            path.unlink(missing_ok=True)
+            folder = path.parent
         with suppress(OSError):  # not empty, or someone else was quicker
-            path.parent.rmdir()
+            folder.rmdir()
+
+    def inside(self, uri: str) -> list[str]:
+        """Uris of the files in a folder."""
+        return [path.relative_to(self.root).as_posix() for path in (self.root / uri).glob("*")]
 
     def of_memory(self, turn_id: int, memory_id: int) -> list[str]:
         """Uris of every file of a memory, those that a crash left without a row included."""

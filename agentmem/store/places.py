@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentmem.records import Scope
-from agentmem.store.schema import MemoryRow, SessionRow, Space
+from agentmem.store.schema import MemoryRow, SessionRow, Space, StreamRow
 
 AnyRow = sa.Row[*tuple[Any, ...]]
 """A row whose columns the reader knows."""
@@ -28,6 +28,13 @@ class Place:
         conditions = [MemoryRow.space_id == self.space_id]
         if self.session_id is not None:
             conditions.append(MemoryRow.session_id == self.session_id)
+        return conditions
+
+    def stream_conditions(self) -> list[sa.ColumnElement[bool]]:
+        """What a stream's row must fulfil to belong to the scope."""
+        conditions = [StreamRow.space_id == self.space_id]
+        if self.session_id is not None:
+            conditions.append(StreamRow.session_id == self.session_id)
         return conditions
 
 

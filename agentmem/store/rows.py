@@ -178,6 +178,20 @@ def to_memories(
     ]
 
 
+def memories_of(
+    connection: sa.Connection, keys: Sequence[int], scope: Scope, now_us: int, half_life_us: int
+) -> dict[int, Memory]:
+    """Records by the database's own id."""
+    wanted = list(dict.fromkeys(keys))
+    found: dict[int, Memory] = {}
+    for start in range(0, len(wanted), SLICE):
+        some = wanted[start : start + SLICE]
+        rows = connection.execute(select_rows().where(MemoryRow.id.in_(some))).all()
+        memories = to_memories(connection, rows, scope, now_us, half_life_us)
+        found.update({row.id: memory for row, memory in zip(rows, memories, strict=True)})
+    return found
+
+
 def keys_of(connection: sa.Connection, place: Place, ids: Iterable[str]) -> dict[str, AnyRow]:
     """(id, uid, turn_id, session_id, text_sha256) by public id; ids that are not in the scope are absent."""
     wanted = list(dict.fromkeys(ids))

@@ -165,8 +165,43 @@ class KVPayload(Base):
     )
 
 
+class CodebookRow(Base):
+    """Codebooks of product-quantised KV under one fingerprint: means over many memories' vectors. A cache."""
+
+    __tablename__ = "codebook"
+    fingerprint: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    sha256: Mapped[bytes] = mapped_column(sa.LargeBinary(32))
+    created_us: Mapped[int] = mapped_column(sa.BigInteger)
+    data: Mapped[bytes] = mapped_column(sa.LargeBinary)
+
+
+class StreamRow(Base):
+    """What is committed of a session's stream; its bytes are files (``stream_files.py``). An evictable cache."""
+
+    __tablename__ = "stream"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    space_id: Mapped[int] = mapped_column(BigId, sa.ForeignKey("space.id"))
+    session_id: Mapped[int] = mapped_column(BigId, sa.ForeignKey("session.id"), unique=True)
+    fingerprint: Mapped[str] = mapped_column(sa.Text)
+    record_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    index_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    generation: Mapped[int] = mapped_column(sa.BigInteger)
+    """Number of commits: a writer whose number is not this one has missed some."""
+    n_records: Mapped[int] = mapped_column(sa.BigInteger)
+    n_tokens: Mapped[int] = mapped_column(sa.BigInteger)
+    index_crc32: Mapped[int] = mapped_column(sa.BigInteger)
+    """Running checksum of the index file, which holds the checksums of the records."""
+    tail_uri: Mapped[str | None] = mapped_column(sa.Text)
+    tail_sha256: Mapped[bytes | None] = mapped_column(sa.LargeBinary(32))
+    nbytes: Mapped[int] = mapped_column(sa.BigInteger)
+    created_us: Mapped[int] = mapped_column(sa.BigInteger)
+    updated_us: Mapped[int] = mapped_column(sa.BigInteger)
+    meta: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    __table_args__ = (sa.Index("ix_stream_budget", "space_id", "nbytes"), _SERIAL)
+
+
 class KVTrash(Base):
-    """Payload files that no row names any more, waiting to be unlinked. Redone after a crash."""
+    """Payload files and stream folders that no row names any more, waiting to be unlinked. Redone after a crash."""
 
     __tablename__ = "kv_trash"
     uri: Mapped[str] = mapped_column(sa.Text, primary_key=True)

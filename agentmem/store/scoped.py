@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput, NotFound
-from agentmem.records import Event, Explanation, Forgotten, Hit, Memory, PruneReport, Scope, Stats
-from agentmem.store import kv, search, tidying, transfer, writing
+from agentmem.records import Event, Forgotten, Hit, Memory, PruneReport, Scope, Stats
+from agentmem.store import kv, search, stream_opening, tidying, transfer, writing
 from agentmem.store.inputs import (
     MAX_TEXT,
     NewMemory,
@@ -30,9 +30,10 @@ from agentmem.store.inputs import (
 )
 from agentmem.store.payloads import LoadedKV
 from agentmem.store.places import AnyRow, Place, find_place
-from agentmem.store.rows import SLICE, Filters, filter_conditions, keys_of, order_by, select_rows, to_memories
-from agentmem.store.schema import EventRow, MemoryRow, SessionRow, Space
+from agentmem.store.rows import Filters, filter_conditions, keys_of, memories_of, order_by, select_rows, to_memories
+from agentmem.store.schema import EventRow, MemoryRow
 from agentmem.store.stats import count_up
+from agentmem.store.streams import StoredStream
 from agentmem.text import check_characters, check_text
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class ScopedMemories:
         tags: Sequence[str] | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> Memory:
-        """Change a memory. A new text drops the KV and the vectors of the old one and is indexed anew.
+        """Change a memory. A new text drops KV, vectors and the session's stream, and is indexed anew.
 
         A new text comes with its ``n_tokens``, and with its ``embedding`` or none (then it waits in
         ``Store.pending_embeddings``).
@@ -137,7 +138,7 @@ class ScopedMemories:
                 writing.note(connection, place.space_id, [(row.session_id, id)], "updated", what, now)
             memory = self._by_keys(connection, [row.id], now)[row.id]
         if new_text:
-            self._erase([(row.turn_id, row.id)])
+            self._store.erase([(row.turn_id, row.id)])
         return memory
 
     def pin(self, id: str, pinned: bool = True) -> Memory:
@@ -163,7 +164,7 @@ class ScopedMemories:
             return self._by_keys(connection, [row.id], now)[row.id]
 
     def delete(self, ids: str | Iterable[str]) -> Forgotten:
-        """Forget memories, provably: rows, vectors, search index, neighbours' keys, KV bytes, log pages.
+        """Forget memories, provably: rows, vectors, index, neighbours' keys, KV, their session's stream, log pages.
 
         The audit keeps their ids, the time and that they were deleted; never content.
 
@@ -181,7 +182,7 @@ class ScopedMemories:
             if absent or place is None:
                 raise NotFound(f"no memory {absent[0]!r} in this scope ({len(absent)} of {len(wanted)} not found)")
             self._forget(connection, place, list(rows.values()), "delete")
-        complete = self._erase([(row.turn_id, row.id) for row in rows.values()])
+        complete = self._store.erase([(row.turn_id, row.id) for row in rows.values()])
         return Forgotten(ids=tuple(wanted), complete=complete)
 
     def forget_scope(self) -> Forgotten:
@@ -193,15 +194,8 @@ class ScopedMemories:
             columns = (MemoryRow.id, MemoryRow.uid, MemoryRow.turn_id, MemoryRow.session_id)
             rows = connection.execute(sa.select(*columns).where(*place.conditions())).all()
             self._forget(connection, place, list(rows), "forget_scope")
-            events = sa.delete(EventRow).where(EventRow.space_id == place.space_id)
-            if place.session_id is not None:
-                connection.execute(events.where(EventRow.session_id == place.session_id))
-                connection.execute(sa.delete(SessionRow).where(SessionRow.id == place.session_id))
-            else:
-                connection.execute(events)
-                connection.execute(sa.delete(SessionRow).where(SessionRow.space_id == place.space_id))
-                connection.execute(sa.delete(Space).where(Space.id == place.space_id))
-        complete = self._erase([(row.turn_id, row.id) for row in rows])
+            writing.forget_place(connection, place)
+        complete = self._store.erase([(row.turn_id, row.id) for row in rows])
         return Forgotten(ids=tuple(row.uid for row in rows), complete=complete)
 
     def prune(
@@ -349,19 +343,7 @@ class ScopedMemories:
             best = [one for one in found if threshold is None or one.score >= threshold][:top_k]
             memories = self._by_keys(connection, [one.key for one in best], now)
         return [
-            Hit(
-                memory=memories[one.key],
-                score=one.score,
-                explain=Explanation(
-                    lexical=one.lexical,
-                    dense=one.dense,
-                    lexical_z=one.lexical_z,
-                    dense_z=one.dense_z,
-                    threshold=threshold,
-                )
-                if explain
-                else None,
-            )
+            Hit(memory=memories[one.key], score=one.score, explain=one.explain(threshold) if explain else None)
             for one in best
         ]
 
@@ -391,8 +373,8 @@ class ScopedMemories:
         self._store.flush_uses()
         with self._store.database.read() as connection:
             place = find_place(connection, self.scope)
-            nothing: list[sa.ColumnElement[bool]] = [sa.false()]
-            return count_up(connection, place.conditions() if place else nothing, self._store.file_bytes())
+            rows, streams = (place.conditions(), place.stream_conditions()) if place else ([sa.false()], [sa.false()])
+            return count_up(connection, rows, streams, self._store.file_bytes())
 
     # KV.
 
@@ -426,6 +408,36 @@ class ScopedMemories:
         """sha256 of the payloads that ``load_kv`` would read, for a look into the hot tier first."""
         return kv.digests(self._store, self.scope, ids, fingerprint)
 
+    # A session's stream.
+
+    def open_stream(self, session: str, *, fingerprint: str, record_bytes: int, index_bytes: int) -> StoredStream:
+        """The stream that is stored for a session, or an empty one.
+
+        One that was encoded under another fingerprint or in other sizes, or is damaged, is dropped, and the empty one
+        says so (``why_empty``). Forgetting or changing a memory of the session drops it as well.
+
+        Args:
+            session: whose stream.
+            fingerprint: of everything that its bytes are a function of besides the session's text.
+            record_bytes: size of each record.
+            index_bytes: size of each index entry.
+
+        Raises:
+            InvalidInput: an argument cannot be used, or the handle is narrowed to another session.
+        """
+        return stream_opening.open_stream(
+            self._store,
+            self.scope,
+            session,
+            fingerprint=fingerprint,
+            record_bytes=record_bytes,
+            index_bytes=index_bytes,
+        )
+
+    def drop_stream(self, session: str) -> bool:
+        """Remove a session's stream (its text stays). False when there was none."""
+        return stream_opening.drop_stream(self._store, self.scope, session)
+
     # Moving.
 
     def export(self, path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> int:
@@ -457,29 +469,12 @@ class ScopedMemories:
         return place, row
 
     def _by_keys(self, connection: sa.Connection, keys: Sequence[int], now: int) -> dict[int, Memory]:
-        wanted = list(dict.fromkeys(keys))
-        found: dict[int, Memory] = {}
-        for start in range(0, len(wanted), SLICE):
-            some = wanted[start : start + SLICE]
-            rows = connection.execute(select_rows().where(MemoryRow.id.in_(some))).all()
-            memories = to_memories(connection, rows, self.scope, now, self._store.policy.half_life_us)
-            found.update({row.id: memory for row, memory in zip(rows, memories, strict=True)})
-        return found
+        return memories_of(connection, keys, self.scope, now, self._store.policy.half_life_us)
 
     def _forget(self, connection: sa.Connection, place: Place, rows: Sequence[AnyRow], reason: str) -> None:
         writing.forget(connection, [row.id for row in rows])
         gone = [(row.session_id, row.uid) for row in rows]
         writing.note(connection, place.space_id, gone, "deleted", reason, now_us())
-
-    def _erase(self, memories: Sequence[tuple[int, int]]) -> bool:
-        """After the commit: payload files, then the log. True when no byte is left."""
-        store = self._store
-        store.drain_trash()
-        if store.files is not None:
-            for turn_id, key in memories:
-                for uri in store.files.of_memory(turn_id, key):
-                    store.files.unlink(uri)
-        return store.finish_erasure(wait=2.0, due=True)
 
     def _embedding_dim(self) -> int:
         if self._store.embedder is None:

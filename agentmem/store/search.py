@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from agentmem.records import Explanation
 from agentmem.store.index import vec_table
 from agentmem.store.places import Place
 from agentmem.store.rows import SLICE
@@ -52,6 +53,16 @@ class Candidate:
     def score(self) -> float:
         """What results are ranked by."""
         return self.lexical_z + self.dense_z
+
+    def explain(self, threshold: float | None) -> Explanation:
+        """The record of these scores."""
+        return Explanation(
+            lexical=self.lexical,
+            dense=self.dense,
+            lexical_z=self.lexical_z,
+            dense_z=self.dense_z,
+            threshold=threshold,
+        )
 
 
 def query_words(text: str) -> list[str]:

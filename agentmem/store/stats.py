@@ -8,11 +8,16 @@ import sqlalchemy as sa
 
 from agentmem.records import Stats
 from agentmem.store.inputs import from_us
-from agentmem.store.schema import KVPayload, MemoryRow, MemoryUsage
+from agentmem.store.schema import KVPayload, MemoryRow, MemoryUsage, StreamRow
 
 
-def count_up(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool]], file_bytes: int) -> Stats:
-    """Sums over the memories that fulfil ``conditions``."""
+def count_up(
+    connection: sa.Connection,
+    conditions: Sequence[sa.ColumnElement[bool]],
+    streams: Sequence[sa.ColumnElement[bool]],
+    file_bytes: int,
+) -> Stats:
+    """Sums over the memories that fulfil ``conditions``, and over the streams that fulfil ``streams``."""
     row = connection.execute(
         sa.select(
             sa.func.count(MemoryRow.id).label("memories"),
@@ -34,16 +39,24 @@ def count_up(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bo
         .join(MemoryRow, MemoryRow.id == KVPayload.memory_id)
         .where(*conditions)
     ).one()
+    stream = connection.execute(
+        sa.select(
+            sa.func.count(StreamRow.id).label("streams"),
+            sa.func.coalesce(sa.func.sum(StreamRow.nbytes), 0).label("nbytes"),
+        ).where(*streams)
+    ).one()
     return Stats(
         memories=row.memories,
         pinned=row.pinned,
         tokens=row.tokens,
         text_bytes=row.text_bytes,
-        kv_bytes=kv.kv_bytes,
+        kv_bytes=kv.kv_bytes + stream.nbytes,
         warm=kv.warm,
         cold=row.memories - kv.warm,
         uses=row.uses,
         oldest=None if row.oldest is None else from_us(row.oldest),
         newest=None if row.newest is None else from_us(row.newest),
         file_bytes=file_bytes,
+        streams=stream.streams,
+        stream_bytes=stream.nbytes,
     )

@@ -26,6 +26,7 @@ from agentmem.store.rows import SLICE
 from agentmem.store.schema import Embedding, EmbeddingModel, KVTrash, MemoryRow, SchemaMeta, Space
 from agentmem.store.scoped import ScopedMemories
 from agentmem.store.stats import count_up
+from agentmem.store.streams import StoredStream
 
 _log = logging.getLogger("agentmem.store")
 _SWEEP_EVERY = timedelta(days=1)
@@ -46,6 +47,7 @@ class Store:
         self.files = None if database.path is None else PayloadFiles(Path(f"{database.path}.kv"))
         self.uses = usage.UseBuffer()
         self.model_id: int | None = None
+        self.streams: weakref.WeakSet[StoredStream] = weakref.WeakSet()
         self._erasure_due = False
         _stores.add(self)
 
@@ -102,6 +104,8 @@ class Store:
         if self.database.closed:
             return
         try:
+            for stream in list(self.streams):
+                stream.close()
             self.flush_uses()
             self.finish_erasure(wait=0.0)
         finally:
@@ -131,7 +135,7 @@ class Store:
         """Everything in numbers."""
         self.flush_uses()
         with self.database.read() as connection:
-            return count_up(connection, [], self.file_bytes())
+            return count_up(connection, [], [], self.file_bytes())
 
     def evict(self, *, dry_run: bool = False) -> PruneReport:
         """Bring every space, and the whole, within the budgets of the policy. Runs by itself after each write."""
@@ -142,10 +146,10 @@ class Store:
         return report
 
     def verify(self, *, repair: bool = False) -> VerifyReport:
-        """Check the database, indexes, vectors, payload bytes and files.
+        """Check the database, indexes, vectors, payload bytes, streams and files.
 
-        With ``repair``: indexes are rebuilt, damaged KV and vectors dropped (the text is the truth; both are made
-        anew from it), leftover files removed. Damage of the database itself is reported, never "repaired".
+        With ``repair``: indexes are rebuilt, damaged KV, streams and vectors dropped (the text is the truth; they are
+        made anew from it), leftover files removed. Damage of the database itself is reported, never "repaired".
         """
         return verify.verify(self, repair=repair)
 
@@ -229,6 +233,15 @@ class Store:
         for start in range(0, len(uris), SLICE):
             with self.database.write() as connection:
                 connection.execute(sa.delete(KVTrash).where(KVTrash.uri.in_(uris[start : start + SLICE])))
+
+    def erase(self, memories: Sequence[tuple[int, int]]) -> bool:
+        """After (turn key, memory key) left the tables: their files, then the log. True when no byte is left."""
+        self.drain_trash()
+        if self.files is not None:
+            for turn_id, key in memories:
+                for uri in self.files.of_memory(turn_id, key):
+                    self.files.unlink(uri)
+        return self.finish_erasure(wait=2.0, due=True)
 
     def finish_erasure(self, *, wait: float, due: bool = False) -> bool:
         """Empty the write-ahead log if deleted content may be behind it. True when nothing is left to do."""

@@ -13,15 +13,17 @@ from agentmem.store.eviction import (
     Candidate,
     EvictionPolicy,
     decayed,
-    least_frequent,
+    in_order,
     low_water,
     over_count,
+    over_count_memlong,
     over_kv,
     unused,
+    with_streams,
 )
 from agentmem.store.places import Place
 from agentmem.store.rows import SLICE
-from agentmem.store.schema import KVPayload, MemoryRow, MemoryUsage, Space
+from agentmem.store.schema import KVPayload, MemoryRow, MemoryUsage, SessionRow, Space, StreamRow
 
 _log = logging.getLogger("agentmem.store")
 
@@ -43,6 +45,7 @@ def candidates(
             MemoryUsage.score,
             MemoryUsage.score_us,
             MemoryUsage.last_us,
+            MemoryUsage.uses,
             sums.c.nbytes,
         )
         .join(MemoryUsage, MemoryUsage.memory_id == MemoryRow.id)
@@ -58,60 +61,98 @@ def candidates(
             last_us=row.last_us,
             kv_bytes=row.nbytes or 0,
             pinned=row.pinned,
+            uses=row.uses,
+        )
+        for row in rows
+    ]
+
+
+def streams(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool]]) -> list[Candidate]:
+    """Every stream that fulfils ``conditions`` and takes room."""
+    rows = connection.execute(
+        sa.select(StreamRow.id, SessionRow.label, StreamRow.created_us, StreamRow.updated_us, StreamRow.nbytes)
+        .join(SessionRow, SessionRow.id == StreamRow.session_id)
+        .where(*conditions, StreamRow.nbytes > 0)
+    )
+    return [
+        Candidate(
+            key=row.id,
+            id=row.label,
+            frequency=0.0,
+            created_us=row.created_us,
+            last_us=row.updated_us,
+            kv_bytes=row.nbytes,
+            pinned=False,
+            stream=True,
         )
         for row in rows
     ]
 
 
 def enforce(
-    connection: sa.Connection, policy: EvictionPolicy, space_id: int | None, now: int, *, dry_run: bool = False
+    connection: sa.Connection,
+    policy: EvictionPolicy,
+    space_id: int | None,
+    now: int,
+    *,
+    dry_run: bool = False,
+    keep: int | None = None,
 ) -> PruneReport:
-    """Bring spaces (one, or all), then the whole, within the policy's budgets."""
+    """Bring spaces (one, or all), then the whole, within the policy's budgets. The stream ``keep`` does not go."""
     spaces = [space_id] if space_id is not None else list(connection.scalars(sa.select(Space.id)))
     pruned: list[Pruned] = []
     gone: set[int] = set()
     cold: set[int] = set()
-    levels = [
-        ([MemoryRow.space_id == s], [KVPayload.space_id == s], policy.space_memories, policy.space_kv_bytes, "space")
-        for s in spaces
+    dropped: set[int] = set()
+    levels: list[tuple[int | None, int | None, int | None, str]] = [
+        (s, policy.space_memories, policy.space_kv_bytes, "space") for s in spaces
     ]
-    levels.append(([], [], policy.total_memories, policy.total_kv_bytes, "total"))
-    for rows, payloads, most_memories, most_bytes, level in levels:
+    levels.append((None, policy.total_memories, policy.total_kv_bytes, "total"))
+    for space, most_memories, most_bytes, level in levels:
+        rows = [] if space is None else [MemoryRow.space_id == space]
         memories = _count(connection, rows) if most_memories is not None else 0
-        kv_bytes = _kv_bytes(connection, payloads) if most_bytes is not None else 0
+        kv_bytes = _kv_bytes(connection, space) if most_bytes is not None else 0
         if memories <= (most_memories or 0) and kv_bytes <= (most_bytes or 0):
             continue
         # A dry run changes nothing, so what an earlier level chose has to be taken off here.
         left = [c for c in candidates(connection, rows, policy, now) if c.key not in gone]
         left = [_without_kv(c) if c.key in cold else c for c in left]
-        chosen = _within(left, most_memories, most_bytes, policy, now, level)
+        of_space = [] if space is None else [StreamRow.space_id == space]
+        held = [c for c in streams(connection, of_space) if c.key not in dropped]
+        chosen = _within(left, held, most_memories, most_bytes, policy, now, level, keep)
         if not dry_run:
             _carry_out(connection, chosen, now)
         gone.update(c.key for c, p in chosen if p.action == "delete")
         cold.update(c.key for c, p in chosen if p.action == "drop_kv")
+        dropped.update(c.key for c, p in chosen if p.action == "drop_stream")
         pruned.extend(p for _, p in chosen)
     if pruned and not dry_run:
-        _log.info("evicted: %d memories deleted, KV of %d dropped", len(gone), len(cold))
+        _log.info("evicted: %d memories deleted, KV of %d and %d streams dropped", len(gone), len(cold), len(dropped))
     kept = _count(connection, []) - (len(gone) if dry_run else 0)
     return PruneReport(dry_run=dry_run, pruned=tuple(pruned), freed_kv_bytes=sum(p.kv_bytes for p in pruned), kept=kept)
 
 
 def _within(
     left: list[Candidate],
+    held: list[Candidate],
     most_memories: int | None,
     most_bytes: int | None,
     policy: EvictionPolicy,
     now: int,
     level: str,
+    keep: int | None,
 ) -> Chosen:
-    order = least_frequent(left, policy, now)
+    order = in_order(left, policy, now)
     chosen: Chosen = []
-    if most_memories is not None:
+    if most_memories is not None and policy.order == "memlong":
+        chosen += over_count_memlong(left, most_memories, policy, now, f"{level} memory budget")
+    elif most_memories is not None:
         chosen += over_count(order, most_memories, low_water(most_memories), len(left), f"{level} memory budget")
     gone = {c.key for c, _ in chosen}
     if most_bytes is not None:
-        used = sum(c.kv_bytes for c in left if c.key not in gone)
+        used = sum(c.kv_bytes for c in left if c.key not in gone) + sum(c.kv_bytes for c in held)
         rest = [c for c in order if c.key not in gone]
+        rest = with_streams(rest, [c for c in held if c.key != keep], policy, now)
         chosen += over_kv(rest, most_bytes, low_water(most_bytes), used, f"{level} KV budget")
     return chosen
 
@@ -132,12 +173,14 @@ def prune(
     chosen = [] if unused_us is None else unused(everything, policy, now, unused_us)
     gone = {c.key for c, _ in chosen}
     if max_memories is not None:
-        order = [c for c in least_frequent(everything, policy, now) if c.key not in gone]
+        order = [c for c in in_order(everything, policy, now) if c.key not in gone]
         chosen += over_count(order, max_memories, max_memories, len(everything) - len(gone), "limit of memories")
         gone = {c.key for c, _ in chosen}
     if max_bytes is not None:
-        order = [c for c in least_frequent(everything, policy, now) if c.key not in gone]
-        used = sum(c.kv_bytes for c in everything if c.key not in gone)
+        order = [c for c in in_order(everything, policy, now) if c.key not in gone]
+        held = streams(connection, place.stream_conditions())
+        used = sum(c.kv_bytes for c in everything if c.key not in gone) + sum(c.kv_bytes for c in held)
+        order = with_streams(order, held, policy, now)
         chosen += over_kv(order, max_bytes, max_bytes, used, "KV limit")
     if not dry_run:
         _carry_out(connection, chosen, now)
@@ -151,6 +194,8 @@ def prune(
 
 
 def _carry_out(connection: sa.Connection, chosen: Chosen, now: int) -> None:
+    writing.drop_streams(connection, StreamRow.id.in_([c.key for c, p in chosen if p.action == "drop_stream"]))
+    chosen = [(c, p) for c, p in chosen if p.action != "drop_stream"]
     sessions: dict[int, tuple[int, int | None]] = {}
     keys = [c.key for c, _ in chosen]
     for start in range(0, len(keys), SLICE):
@@ -175,5 +220,10 @@ def _count(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool
     return connection.scalar(sa.select(sa.func.count(MemoryRow.id)).where(*conditions)) or 0
 
 
-def _kv_bytes(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool]]) -> int:
-    return connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(KVPayload.nbytes), 0)).where(*conditions)) or 0
+def _kv_bytes(connection: sa.Connection, space_id: int | None) -> int:
+    """Of memories and streams, in a space or in all."""
+    total = 0
+    for table in (KVPayload, StreamRow):
+        query = sa.select(sa.func.coalesce(sa.func.sum(table.nbytes), 0))
+        total += connection.scalar(query if space_id is None else query.where(table.space_id == space_id)) or 0
+    return total

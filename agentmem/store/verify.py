@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,13 @@ import sqlalchemy as sa
 
 from agentmem.errors import StoreError
 from agentmem.records import Problem, VerifyReport
-from agentmem.store import index
+from agentmem.store import index, writing
 from agentmem.store.inputs import text_digest
 from agentmem.store.payloads import ORPHAN_AGE
-from agentmem.store.schema import Embedding, EmbeddingModel, KVPayload, KVTrash, MemoryRow
+from agentmem.store.places import AnyRow
+from agentmem.store.schema import Embedding, EmbeddingModel, KVPayload, KVTrash, MemoryRow, StreamRow
+from agentmem.store.stream_files import StreamFiles
+from agentmem.store.stream_opening import damage
 
 if TYPE_CHECKING:
     from agentmem.store.store import Store
@@ -38,17 +42,26 @@ def verify(store: Store, *, repair: bool) -> VerifyReport:
         if problem is not None:
             problems.append(problem)
             damaged.append((memory_id, model_id))
+    bad_streams: list[int] = []
+    with store.database.read() as connection:
+        streams = connection.execute(sa.select(StreamRow.__table__).where(StreamRow.generation > 0)).all()
+    for row in streams:
+        problem = _stream(store, row)
+        if problem is not None:
+            problems.append(problem)
+            bad_streams.append(row.id)
     left_over = orphans(store, ORPHAN_AGE)
     problems.extend(
-        Problem(kind="orphan_file", id=None, detail=f"{uri} belongs to no memory", repaired=False) for uri in left_over
+        Problem(kind="orphan_file", id=None, detail=f"{uri} belongs to no memory or stream", repaired=False)
+        for uri in left_over
     )
     if repair and problems:
-        problems = _repair(store, problems, damaged, left_over)
+        problems = _repair(store, problems, damaged, bad_streams, left_over)
     return VerifyReport(checked=checked, problems=tuple(problems))
 
 
 def orphans(store: Store, older_than: float) -> list[str]:
-    """Payload files that no row and no trash entry names."""
+    """Files that no row and no trash entry names."""
     if store.files is None:
         return []
     files = set(store.files.walk(older_than))
@@ -56,8 +69,11 @@ def orphans(store: Store, older_than: float) -> list[str]:
         return []
     with store.database.read() as connection:
         files.difference_update(connection.scalars(sa.select(KVPayload.uri).where(KVPayload.uri.is_not(None))))
-        files.difference_update(connection.scalars(sa.select(KVTrash.uri)))
-    return sorted(files)
+        trash = set(connection.scalars(sa.select(KVTrash.uri)))
+        for key, tail in connection.execute(sa.select(StreamRow.id, StreamRow.tail_uri)):
+            folder = writing.stream_folder(key)
+            files.difference_update((f"{folder}/records", f"{folder}/index", tail))
+    return sorted(uri for uri in files if uri not in trash and uri.rpartition("/")[0] not in trash)
 
 
 def _database(connection: sa.Connection) -> Iterator[Problem]:
@@ -158,8 +174,35 @@ def _payload(store: Store, memory_id: int, model_id: int) -> Problem | None:
     return None
 
 
+def _stream(store: Store, row: AnyRow) -> Problem | None:
+    """Every byte of a stream, as of ``row``."""
+    if store.files is None:
+        return None
+    folder = store.files.root / writing.stream_folder(row.id)
+    why: str | None = "its files are missing"
+    with (
+        suppress(FileNotFoundError),
+        closing(StreamFiles.open(folder, row.record_bytes, row.index_bytes, create=False)) as files,
+    ):
+        why = damage(store, row, files)
+        if why is None:
+            bad = (n for n in range(row.n_records) if files.read(n, 0, row.record_bytes) is None)
+            why = next((f"record {n} does not match its checksum" for n in bad), None)
+    if why is None:
+        return None
+    with store.database.read() as connection:  # it may have been continued or dropped meanwhile
+        generation = connection.scalar(sa.select(StreamRow.generation).where(StreamRow.id == row.id))
+    if generation != row.generation:
+        return None
+    return Problem(kind="stream", id=None, detail=f"{writing.stream_folder(row.id)}: {why}", repaired=False)
+
+
 def _repair(
-    store: Store, problems: list[Problem], damaged: list[tuple[int, int]], left_over: list[str]
+    store: Store,
+    problems: list[Problem],
+    damaged: list[tuple[int, int]],
+    bad_streams: list[int],
+    left_over: list[str],
 ) -> list[Problem]:
     if any(problem.kind == "database" for problem in problems):
         return problems  # writing to a damaged database would make it worse
@@ -169,6 +212,7 @@ def _repair(
             uris = sa.select(KVPayload.uri).where(*mine, KVPayload.uri.is_not(None))
             connection.execute(sa.insert(KVTrash).from_select(["uri"], uris))
             connection.execute(sa.delete(KVPayload).where(*mine))
+        writing.drop_streams(connection, StreamRow.id.in_(bad_streams))
         bad = [
             (row.memory_id, row.model_id)
             for row in connection.execute(

@@ -13,7 +13,7 @@ from agentmem.errors import InvalidInput
 from agentmem.records import Scope
 from agentmem.store import index
 from agentmem.store.inputs import Checked
-from agentmem.store.places import AnyRow, make_session, make_space
+from agentmem.store.places import AnyRow, Place, make_session, make_space
 from agentmem.store.rows import SLICE
 from agentmem.store.schema import (
     Embedding,
@@ -23,6 +23,9 @@ from agentmem.store.schema import (
     MemoryRow,
     MemoryTag,
     MemoryUsage,
+    SessionRow,
+    Space,
+    StreamRow,
     Turn,
 )
 
@@ -202,8 +205,9 @@ def change_text(
     model_id: int | None,
     vec: bytes | None,
 ) -> None:
-    """Give a memory another text: its KV and every vector of the old text go, its keys are rewritten."""
+    """Give a memory another text: its KV, its session's stream and every vector go, its keys are rewritten."""
     drop_kv(connection, [row.id])
+    drop_streams(connection, StreamRow.session_id == row.session_id)
     index.unindex(connection, [row.id])
     connection.execute(sa.delete(Embedding).where(Embedding.memory_id == row.id))
     connection.execute(sa.update(MemoryRow).where(MemoryRow.id == row.id).values(**item))
@@ -221,12 +225,29 @@ def drop_kv(connection: sa.Connection, keys: Sequence[int]) -> None:
         connection.execute(sa.delete(KVPayload).where(chosen))
 
 
+def stream_folder(key: int) -> str:
+    """Where the files of a stream lie; also the uri by which the trash names all of them."""
+    return f"streams/{key}"
+
+
+def drop_streams(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> None:
+    """Remove streams: their rows now, their files by way of the trash."""
+    keys = connection.scalars(sa.select(StreamRow.id).where(*conditions)).all()
+    if keys:
+        connection.execute(sa.insert(KVTrash), [{"uri": stream_folder(key)} for key in keys])
+        connection.execute(sa.delete(StreamRow).where(*conditions))
+
+
 def forget(connection: sa.Connection, keys: Sequence[int]) -> None:
-    """Remove memories from every table and index, and what neighbours' keys quote of them. The caller notes why."""
+    """Remove memories from every table and index, and what neighbours' keys quote of them. The caller notes why.
+
+    The streams of their sessions go too: what came after a forgotten text was encoded in its context.
+    """
     turn_ids: set[int] = set()
     for start in range(0, len(keys), SLICE):
-        some = keys[start : start + SLICE]
-        turn_ids.update(connection.scalars(sa.select(MemoryRow.turn_id).where(MemoryRow.id.in_(some))))
+        chosen = MemoryRow.id.in_(keys[start : start + SLICE])
+        turn_ids.update(connection.scalars(sa.select(MemoryRow.turn_id).where(chosen)))
+        drop_streams(connection, StreamRow.session_id.in_(sa.select(MemoryRow.session_id).where(chosen)))
     around = index.neighbours(connection, turn_ids)
     index.unindex(connection, keys)
     drop_kv(connection, keys)
@@ -240,6 +261,19 @@ def forget(connection: sa.Connection, keys: Sequence[int]) -> None:
         emptied = sa.select(MemoryRow.id).where(MemoryRow.turn_id == Turn.id).correlate(Turn).exists()
         connection.execute(sa.delete(Turn).where(Turn.id.in_(ordered[start : start + SLICE]), ~emptied))
     index.index_texts(connection, turn_ids | around)
+
+
+def forget_place(connection: sa.Connection, place: Place) -> None:
+    """After its memories: whatever else there is of a scope, down to its name."""
+    drop_streams(connection, *place.stream_conditions())
+    events = sa.delete(EventRow).where(EventRow.space_id == place.space_id)
+    if place.session_id is not None:
+        connection.execute(events.where(EventRow.session_id == place.session_id))
+        connection.execute(sa.delete(SessionRow).where(SessionRow.id == place.session_id))
+    else:
+        connection.execute(events)
+        connection.execute(sa.delete(SessionRow).where(SessionRow.space_id == place.space_id))
+        connection.execute(sa.delete(Space).where(Space.id == place.space_id))
 
 
 def note(

@@ -30,7 +30,7 @@ SHAPES = st.tuples(*(st.integers(1, n) for n in (3, 3, 9, 8)))
 def test_lossless_round_trips(shape: tuple[int, int, int, int], dtype: str, seed: int) -> None:
     keys, values = layers(*shape, DTYPES[dtype], seed), layers(*shape, DTYPES[dtype], seed + 100)
     for codec in {"fp32", {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[dtype]}:
-        out_keys, out_values = unpack(pack(keys, values, codec))
+        out_keys, out_values, *_ = unpack(pack(keys, values, codec))
         for given_, got in zip((*keys, *values), (*out_keys, *out_values), strict=True):
             assert got.dtype == given_.dtype
             assert torch.equal(got, given_)
@@ -41,7 +41,7 @@ def test_lossless_round_trips(shape: tuple[int, int, int, int], dtype: str, seed
 def test_int8_is_within_half_a_step(shape: tuple[int, int, int, int], dtype: str, scale: float) -> None:
     keys = [t.mul(scale) for t in layers(*shape, DTYPES[dtype], 1)]
     values = [t.mul(scale) for t in layers(*shape, DTYPES[dtype], 2)]
-    out_keys, out_values = unpack(pack(keys, values, "int8"))
+    out_keys, out_values, *_ = unpack(pack(keys, values, "int8"))
     for given_, got, dim in [(keys, out_keys, -2), (values, out_values, -1)]:
         for a, b in zip(given_, got, strict=True):
             assert b.dtype == a.dtype
@@ -55,7 +55,7 @@ def test_int8_is_within_half_a_step(shape: tuple[int, int, int, int], dtype: str
 def test_an_outlier_channel_of_keys_does_not_cost_the_others() -> None:
     key = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(0))
     key[:, :, 2] *= 100
-    (got,), _ = unpack(pack([key], [key], "int8"))
+    (got,), *_ = unpack(pack([key], [key], "int8"))
     assert (got - key)[:, :, [0, 1, 3]].abs().max() < 0.02
 
 
@@ -72,14 +72,14 @@ def test_layers_of_different_shapes_are_kept_one_by_one() -> None:
     keys = [torch.ones(2, 3, 4), torch.ones(1, 5, 6)]
     values = [torch.ones(2, 3, 8), torch.ones(1, 5, 2)]
     for codec in CODECS:
-        out_keys, out_values = unpack(pack(keys, values, codec))
+        out_keys, out_values, *_ = unpack(pack(keys, values, codec))
         assert [t.shape for t in out_keys] == [t.shape for t in keys]
         assert [t.shape for t in out_values] == [t.shape for t in values]
 
 
 def test_key_and_value_dims_may_differ() -> None:
     keys, values = layers(3, 2, 5, 6, torch.float16), layers(3, 2, 5, 4, torch.float16)
-    out_keys, out_values = unpack(pack(keys, values, "fp16"))
+    out_keys, out_values, *_ = unpack(pack(keys, values, "fp16"))
     assert all(map(torch.equal, keys, out_keys))
     assert all(map(torch.equal, values, out_values))
 
@@ -95,7 +95,7 @@ def test_unpack_does_not_copy_a_buffer_it_may_keep() -> None:
     keys = layers(2, 2, 8, 4, torch.float32)
     buffer = bytearray(pack(keys, keys, "fp32"))
     start = np.frombuffer(buffer, np.uint8).ctypes.data
-    out_keys, out_values = unpack(buffer)
+    out_keys, out_values, *_ = unpack(buffer)
     for tensor in (*out_keys, *out_values):
         assert start <= tensor.data_ptr() < start + len(buffer)
 
@@ -119,6 +119,51 @@ def test_unpack_does_not_copy_a_buffer_it_may_keep() -> None:
 def test_what_cannot_be_packed_is_refused(keys: list[Tensor], values: list[Tensor], codec: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         pack(keys, values, codec)
+
+
+@settings(max_examples=40)
+@given(shape=SHAPES, first=st.integers(0, 3), far=st.booleans(), codec=st.sampled_from(["fp32", "int8"]))
+def test_layers_and_places_of_picked_tokens_come_back(
+    shape: tuple[int, int, int, int], first: int, far: bool, codec: str
+) -> None:
+    keys = layers(*shape, torch.float32)
+    numbers = tuple(range(first, first + shape[0]))
+    offsets = [torch.randint(0, 900 if far else 128, shape[1:3]) for _ in keys]
+    got = unpack(pack(keys, keys, codec, layers=numbers, offsets=offsets))
+    assert (got.layers or tuple(range(shape[0]))) == numbers
+    assert got.offsets is not None
+    assert all(map(torch.equal, got.offsets, offsets))
+    assert all(offset.dtype == torch.int64 for offset in got.offsets)
+
+
+def test_all_layers_and_all_tokens_cost_nothing_extra() -> None:
+    keys = layers(3, 2, 4, 8, torch.float32)
+    assert pack(keys, keys, "fp32", layers=(0, 1, 2)) == pack(keys, keys, "fp32")
+    assert unpack(pack(keys, keys, "fp32"))[2:] == ((), None)
+
+
+def test_a_place_costs_one_byte() -> None:
+    keys = layers(2, 2, 8, 8, torch.float32)
+    offsets = [torch.arange(8).expand(2, 8)] * 2
+    grown = len(pack(keys, keys, "fp32", offsets=offsets)) - len(pack(keys, keys, "fp32"))
+    assert grown < 2 * 2 * 8 + 90
+
+
+@pytest.mark.parametrize(
+    ("numbers", "offsets", "message"),
+    [
+        ((1,), None, "2 ascending numbers"),
+        ((2, 1), None, "2 ascending numbers"),
+        ((-1, 1), None, "2 ascending numbers"),
+        ((), [torch.zeros(1, 3, dtype=torch.int64)] * 2, r"\[heads, tokens\] per layer"),
+        ((), [torch.zeros(1, 2)] * 2, "whole numbers"),
+        ((), [torch.full((1, 2), -1)] * 2, "whole numbers"),
+    ],
+)
+def test_layers_and_places_that_do_not_fit_are_refused(numbers, offsets, message: str) -> None:
+    keys = [torch.ones(1, 2, 3)] * 2
+    with pytest.raises(InvalidInput, match=message):
+        pack(keys, keys, "fp32", layers=numbers, offsets=offsets)
 
 
 GOOD = pack([torch.ones(1, 2, 3)] * 2, [torch.ones(1, 2, 3)] * 2, "int8")
@@ -162,6 +207,10 @@ def _with_header(change) -> bytes:
         _about(layers="many"),
         _about(layers=None),
         _about(stacked=False),
+        _about(numbers=[0]),
+        _about(numbers=[1, 0]),
+        _about(numbers=["a", "b"]),
+        _with_header(lambda h: h.update({"at": h.pop("v.0")})),
         _with_header(lambda h: h["k.0"].update(dtype="F64")),
         _with_header(lambda h: h["k.0"].update(shape=[2, 1, 2, 4])),
         _with_header(lambda h: h["k.0"].update(shape=[-2, -1, 2, 3])),
@@ -185,7 +234,7 @@ def test_any_damage_either_raises_payload_damaged_or_keeps_the_form(place: int, 
     changed[place] = value
     for data in (bytes(changed), GOOD[:cut]):
         try:
-            keys, values = unpack(data)
+            keys, values, *_ = unpack(data)
         except PayloadDamaged:
             continue
         assert len(keys) == len(values) == 2
