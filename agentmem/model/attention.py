@@ -57,6 +57,12 @@ class Hook:
 
     alone = False
     """True: every token attends to itself only, to see whether anything but attention links tokens."""
+    needs_parts = True
+    """False: ``mixed`` is not used, only the output matters. Faster where gradients are wanted."""
+
+    def context(self, call: Call, context: Segment) -> Segment:
+        """The context's own segment, as it is or another in its place."""
+        return context
 
     def segments(self, call: Call) -> Sequence[Segment]:
         """Segments to read besides the context, in this layer and forward."""
@@ -71,7 +77,8 @@ class Placed:
     """Memory as placed for reading: rotated to where it is served. Made by ``LocalModel.place``.
 
     ``keys[layer]`` (kv_heads, M, head_dim) and ``values[layer]`` (kv_heads, M, value_dim), or None for a layer that
-    reads no memory; ``spans[i]`` is the range of memory ``i`` along M; ``positions`` (M,), int64.
+    reads no memory; ``spans[i]`` is the range of memory ``i`` along M; ``positions`` (M,), int64. What stands before
+    the first span belongs to no memory; a layer may hold that alone, and is then shorter.
     ``temperature`` divides the memory's logits and ``scale`` multiplies its log-sum-exp (APE). ``windowed`` hides
     memory outside a sliding-window layer's window, by position; otherwise memory is always visible.
     """
@@ -91,7 +98,7 @@ class Placed:
     @property
     def n_tokens(self) -> int:
         """Number of memory tokens that a query can attend to, in each layer that reads memory."""
-        return self.positions.shape[0]
+        return sum(stop - start for start, stop in self.spans)
 
 
 def agentmem_attention(
@@ -131,8 +138,9 @@ def agentmem_attention(
         window = kwargs.get("sliding_window") or getattr(module, "sliding_window", None)
         positions = kwargs.get("position_ids")
         call = Call(layer, query, new_keys, new_values, positions, window, scaling, softcap)
+        context = hook.context(call, context)
         segments = hook.segments(call)
-        result = mix(query, (context, *segments), scaling, softcap, s_aux)
+        result = mix(query, (context, *segments), scaling, softcap, s_aux, hook.needs_parts)
         hook.mixed(call, segments, result)
     return result.output.transpose(1, 2).contiguous(), None
 

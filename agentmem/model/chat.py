@@ -83,6 +83,58 @@ class ChatFormat:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
+    def render_next(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of what follows an assistant's turn whose words are there already, up to its next turn.
+
+        That is the end of its turn, then ``messages``: with ``render`` before it, a dialogue in pieces.
+
+        Raises:
+            InvalidInput: as ``render``.
+        """
+        if not messages:
+            raise InvalidInput("there is no message to render")
+        user, reply = Message(role=Role.USER, content="Hello"), Message(role=Role.ASSISTANT, content=_PROBE)
+        new = [m.model_copy(update={"content": self._harmless(check_characters(m.content))}) for m in messages]
+        fitted = self._fit([user, reply, *new])
+        if not self.has_template:
+            lines = [f"{message.role.value}: {message.content}\n" for message in fitted[2:]]
+            text = "\n" + "".join(lines) + f"{Role.ASSISTANT.value}:"
+        else:
+            try:
+                text = self._apply(fitted, True).partition(_PROBE)[2]
+            except TemplateError as error:
+                roles = ", ".join(message.role.value for message in messages)
+                raise InvalidInput(f"the model's chat template refuses these turns ({roles}): {error}") from error
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """Token ids before and behind the words of one user turn that is to be answered: for a text too long to render.
+
+        ``[*before, *encode(text), *behind]`` is ``render`` of that turn, up to how words are cut where they meet.
+        """
+        user = Message(role=Role.USER, content=_PROBE)
+        bos = self._tokenizer.bos_token_id
+        plain = f"{Role.USER.value}: {_PROBE}\n{Role.ASSISTANT.value}:"
+        before, _, behind = (self._apply([user], True) if self.has_template else plain).partition(_PROBE)
+        ids = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, behind)]
+        return ([bos, *ids[0]] if bos is not None and not self.has_template else ids[0]), ids[1]
+
+    def said(self, content: str) -> list[int]:
+        """Token ids of an assistant's words, as they follow where its turn begins.
+
+        Raises:
+            InvalidInput: a NUL or a lone surrogate in it.
+        """
+        lead = " "
+        if self.has_template:
+            user, reply = Message(role=Role.USER, content="Hello"), Message(role=Role.ASSISTANT, content=_PROBE)
+            begun, whole = self._apply([user], True), self._apply([user, reply], False)
+            lead = whole[len(begun) :].partition(_PROBE)[0] if whole.startswith(begun) else ""
+        text = lead + self._harmless(check_characters(content))
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
     def _fit(self, messages: list[Message]) -> list[Message]:
         """The dialogue in the roles and order that the template accepts."""
         out: list[Message] = []

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Literal
+from itertools import pairwise
+from typing import Any, Final, Literal, Protocol
 
 import torch
 from torch import Tensor
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -70,12 +72,23 @@ class Sampling:
             raise InvalidInput(f"top_k must be 0 (all) or more, got {self.top_k}")
 
 
+class Feedable(Protocol):
+    """A context that keeps itself: tokens are fed to it, and it gives the logits of the last one (``Stream``)."""
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Holds the model meanwhile."""
+
+    def feed(self, ids: Sequence[int], *, last_alone: bool = False) -> Tensor:
+        """Logits (vocab,) behind the last of these tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to generate, checked by ``LocalModel.generate``."""
 
     prompt_ids: list[int]
-    placed: Placed | None
+    reads: tuple[tuple[int, Placed | None], ...]
+    """What each stretch of the prompt reads, by its first token; the answer goes on with the last."""
     on_stride: OnStride | None
     stride: int
     max_new_tokens: int
@@ -83,6 +96,8 @@ class Request:
     stop_ids: frozenset[int]
     stop_strings: tuple[str, ...]
     pad_id: int
+    context: Feedable | None = None
+    """A context that keeps itself, in place of the model's own cache."""
 
 
 @dataclass(eq=False)
@@ -239,8 +254,12 @@ def _work(
                 run.finish_reason = "cancelled"
                 return
             detokeniser = Detokeniser(tokenizer, request.stop_strings)
-            with reading(model, request.placed) as reader:
-                _generate(model, request, _Step(run, request, reader, detokeniser))
+            with reading(model, request.reads[0][1]) as reader:
+                step = _Step(run, request, reader, detokeniser)
+                if request.context is None:
+                    _generate(model, request, reader, step)
+                else:
+                    _feed(request.context, request, step)
             run.shares = reader.shares
         if rest := detokeniser.flush():
             run.pieces.put(rest)
@@ -250,8 +269,30 @@ def _work(
         run.pieces.put(None)
 
 
-def _generate(model: PreTrainedModel, request: Request, step: _Step) -> None:
+def _feed(context: Feedable, request: Request, step: _Step) -> None:
+    """Greedy or sampled decoding through a context that keeps itself. The last token is not fed."""
+    sampler = _Sampler(request.sampling) if request.sampling.temperature > 0 else None
+    with context.attached():
+        logits = context.feed(request.prompt_ids, last_alone=True)[None]
+        for done in range(1, request.max_new_tokens + 1):
+            token = (logits if sampler is None else sampler(logits, logits)).argmax(-1, keepdim=True)
+            if bool(step(token, None)[0]) or done == request.max_new_tokens:
+                return
+            logits = context.feed(token[0].tolist())[None]
+
+
+def _generate(model: PreTrainedModel, request: Request, reader: Reader, step: _Step) -> None:
     ids = torch.tensor([request.prompt_ids], device=next(model.parameters()).device)
+    # A prompt that reads one thing, or nothing at all, stays in one piece: the plain model bit for bit.
+    pieces = [read for i, read in enumerate(request.reads) if not i or read[1] is not request.reads[i - 1][1]]
+    cache = None
+    if len(pieces) > 1:
+        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        with torch.no_grad():
+            for (start, placed), (stop, _) in pairwise(pieces):
+                reader.swap(placed)
+                model.base_model(input_ids=ids[:, start:stop], past_key_values=cache, use_cache=True)
+        reader.swap(pieces[-1][1])
     # Every setting is given, so that a checkpoint's own generation_config (sampling, penalties) changes nothing.
     config = GenerationConfig(
         max_new_tokens=request.max_new_tokens,
@@ -266,6 +307,7 @@ def _generate(model: PreTrainedModel, request: Request, step: _Step) -> None:
     model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
+        past_key_values=cache,
         generation_config=config,
         logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList([step]),

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agentmem.errors import UnsupportedModel
-from agentmem.model.attention import NAME, Call, Hook, Placed, attached, plain_implementation, set_implementation
+from agentmem.model.attention import (
+    NAME,
+    Call,
+    Hook,
+    Placed,
+    attached,
+    attention_layers,
+    plain_implementation,
+    set_implementation,
+)
 from agentmem.model.softmax import Mixed, Segment
 
 
@@ -51,10 +60,11 @@ class Reader(Hook):
             placed = None
         if placed is not None and placed is not self._placed:
             device = placed.positions.device
-            self._members = torch.zeros(placed.n_tokens, len(placed.spans), device=device)
+            n = placed.positions.shape[0]
+            self._members = torch.zeros(n, len(placed.spans), device=device)
             for column, (start, stop) in enumerate(placed.spans):
                 self._members[start:stop, column] = 1.0
-            self._first = next(layer for layer, key in enumerate(placed.keys) if key is not None)
+            self._first = next(i for i, key in enumerate(placed.keys) if key is not None and key.shape[1] == n)
             self._history.append((placed, []))
         self._placed = placed
         wanted = self._plain if placed is None else NAME
@@ -93,6 +103,8 @@ class Reader(Hook):
             return
         assert self._members is not None
         (segment,), (_, lse) = segments, result.parts
+        if segment.keys.shape[2] < self._members.shape[0]:
+            return  # this layer reads no memory, only what stands before it
         steps = self._history[-1][1]
         if call.layer == self._first:
             steps.append([])
@@ -118,25 +130,34 @@ def reading(model: PreTrainedModel, placed: Placed | None) -> Iterator[Reader]:
         yield reader
 
 
+class _Seen(Exception):
+    """Ends a forward whose further layers nobody needs."""
+
+
 class Capture(Hook):
     """The new keys and values of every layer of one forward, rotated as the model rotated them. Made by ``capturing``.
 
     ``keys[layer]`` (B, kv_heads, T, head_dim), ``values[layer]`` (B, kv_heads, T, value_dim) and
     ``queries[layer]`` (B, heads, T, head_dim); ``scaling[layer]`` is the factor of the layer's logits.
+    ``last`` is the last layer that is seen: the forward ends there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last: int | None = None) -> None:
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self.queries: dict[int, Tensor] = {}
         self.scaling: dict[int, float] = {}
+        self._last = last
 
-    def mixed(self, call: Call, segments: Sequence[Segment], result: Mixed) -> None:
+    def segments(self, call: Call) -> Sequence[Segment]:
         """Keep references; nothing is copied."""
-        self.keys[call.layer] = call.keys.detach()
-        self.values[call.layer] = call.values.detach()
-        self.queries[call.layer] = call.query.detach()
+        self.keys[call.layer] = call.keys
+        self.values[call.layer] = call.values
+        self.queries[call.layer] = call.query
         self.scaling[call.layer] = call.scaling
+        if call.layer == self._last:
+            raise _Seen
+        return ()
 
 
 @contextmanager
@@ -145,3 +166,36 @@ def capturing(model: PreTrainedModel) -> Iterator[Capture]:
     capture = Capture()
     with attached(model, capture):
         yield capture
+
+
+def capture_up_to(model: PreTrainedModel, last: int, **inputs: Tensor) -> Capture:
+    """Run ``model.base_model(**inputs)`` as far as the keys of layer ``last``; what comes after is not computed.
+
+    Gradients flow where they are enabled.
+    """
+    capture = Capture(last)
+    with attached(model, capture), suppress(_Seen):
+        model.base_model(**inputs, use_cache=False)
+    return capture
+
+
+def hidden_before(model: PreTrainedModel, layer: int, **inputs: Tensor) -> Tensor:
+    """Hidden states (B, T, hidden) that go into decoder layer ``layer``; it and those above it are not computed.
+
+    The forward reads no memory. The same as ``output_hidden_states`` gives at that index.
+    """
+    attention = attention_layers(model)[layer]
+    block = next(module for module in model.modules() if any(child is attention for child in module.children()))
+    found: list[Tensor] = []
+
+    def see(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise _Seen
+
+    handle = block.register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        with attached(model, Hook()), suppress(_Seen):
+            model.base_model(**inputs, use_cache=False)
+    finally:
+        handle.remove()
+    return found[0]

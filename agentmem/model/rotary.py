@@ -72,6 +72,7 @@ class Rotary:
         # A copy: some rotary modules remember the longest sequence they saw, and asking them must not change the model.
         self._module = copy.deepcopy(found)
         self._device = next(model.parameters()).device
+        self._plain_at_zero: dict[int, bool] = {}
         self.layers: tuple[LayerRotation, ...] = self._calibrate(model)
 
     @property
@@ -118,6 +119,20 @@ class Rotary:
         wide = _wide(keys)
         cos, sin = self._tables(how, positions, wide.dtype)
         return _turn(wide, cos, sin, how).to(dtype)
+
+    def at_zero(self, layer: int, keys: Tensor) -> Tensor:
+        """``rotate`` to position 0: the keys as they are, except for models that scale their tables (yarn, longrope).
+
+        Raises:
+            UnsupportedModel: this layer's keys cannot be moved.
+        """
+        if layer not in self._plain_at_zero:
+            zero = torch.zeros(1, dtype=torch.int64)
+            probe = torch.ones(1, 1, keys.shape[-1], device=keys.device)
+            self._plain_at_zero[layer] = torch.equal(self.rotate(layer, probe, zero), probe)
+        if self._plain_at_zero[layer]:
+            return keys
+        return self.rotate(layer, keys, torch.zeros(1, dtype=torch.int64))
 
     def _rotation(self, layer: int) -> LayerRotation:
         how = self.layers[layer]

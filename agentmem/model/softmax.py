@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agentmem.model.joined import can_join, join
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Segment:
@@ -23,6 +25,7 @@ class Segment:
     ``causal`` hides key ``j`` from query ``i`` when ``j > i`` (only for S == Q, without a mask).
     ``query`` (B, heads, Q, head_dim) stands in for the layer's own query where the keys need another rotation.
     ``temperature`` divides the logits; ``scale`` multiplies the segment's log-sum-exp (APE, arXiv 2502.05431).
+    ``mass`` asks for the softmax mass that each key receives (``Mixed.masses``); it needs plain attention.
     """
 
     keys: Tensor
@@ -32,6 +35,7 @@ class Segment:
     query: Tensor | None = None
     temperature: float = 1.0
     scale: float = 1.0
+    mass: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,11 +44,13 @@ class Mixed:
 
     ``parts[i]`` (B, heads, Q) is segment ``i``'s log-sum-exp after its scale; ``total`` (B, heads, Q) is that of all of
     them and the attention sinks. So ``exp(parts[i] - total)`` is the share of the softmax mass that segment ``i`` got.
+    ``masses[i]`` (B, heads, S) is what each of its keys got, summed over the queries; None where nobody asked.
     """
 
     output: Tensor
     parts: tuple[Tensor, ...]
     total: Tensor
+    masses: tuple[Tensor | None, ...] = ()
 
 
 def mix(
@@ -53,27 +59,40 @@ def mix(
     scaling: float,
     softcap: float | None = None,
     sinks: Tensor | None = None,
+    needs_parts: bool = True,
 ) -> Mixed:
     """Attend with ``query`` (B, heads, Q, head_dim) to all segments under one softmax.
 
     ``softcap`` bounds every logit by ``cap * tanh(logit / cap)`` (Gemma 2), before the temperature. ``sinks`` (heads,)
-    are extra logits that take mass and give nothing (gpt-oss).
+    are extra logits that take mass and give nothing (gpt-oss). Without ``needs_parts`` only the output is promised,
+    which is faster where gradients are wanted.
     """
-    outputs, parts = [], []
+    if not needs_parts and softcap is None and sinks is None and torch.is_grad_enabled() and can_join(segments):
+        return Mixed(join(query, segments, scaling), (), query.new_zeros(0))
+    outputs, parts, within = [], [], []
     for segment in segments:
         q = query if segment.query is None else segment.query
-        attend = _fused if _can_fuse(q, segment, softcap) else _eager
-        output, lse = attend(q, segment, scaling, softcap)
+        attend = _weighed if segment.mass else _fused if _can_fuse(q, segment, softcap) else _eager
+        output, lse, probabilities = attend(q, segment, scaling, softcap)
         outputs.append(output)
         parts.append(lse * segment.scale if segment.scale != 1.0 else lse)
+        within.append(probabilities if segment.mass else None)
     if len(segments) == 1 and sinks is None:
-        return Mixed(outputs[0].to(query.dtype), tuple(parts), parts[0])
+        return Mixed(outputs[0].to(query.dtype), tuple(parts), parts[0], _masses(within, parts, parts[0]))
     weights = [*parts] if sinks is None else [*parts, sinks.to(parts[0].dtype).view(1, -1, 1).expand_as(parts[0])]
     total = torch.logsumexp(torch.stack(weights), 0)
     mixed = outputs[0].to(total.dtype) * (parts[0] - total).exp()[..., None]
     for output, lse in zip(outputs[1:], parts[1:], strict=True):
         mixed = mixed + output.to(total.dtype) * (lse - total).exp()[..., None]
-    return Mixed(mixed.to(query.dtype), tuple(parts), total)
+    return Mixed(mixed.to(query.dtype), tuple(parts), total, _masses(within, parts, total))
+
+
+def _masses(within: Sequence[Tensor | None], parts: Sequence[Tensor], total: Tensor) -> tuple[Tensor | None, ...]:
+    """Probabilities inside a segment -> the mass of each key under the one softmax, summed over the queries."""
+    return tuple(
+        None if p is None else torch.einsum("bhqs,bhq->bhs", p, (part - total).exp().to(p.dtype))
+        for p, part in zip(within, parts, strict=True)
+    )
 
 
 def repeat_heads(tensor: Tensor, times: int) -> Tensor:
@@ -88,11 +107,37 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _eager(query: Tensor, segment: Segment, scaling: float, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """Plain attention over one segment: differentiable, any head dims, softcap -> (output, log-sum-exp)."""
-    group = query.shape[1] // segment.keys.shape[1]
-    keys, values = repeat_heads(segment.keys, group), repeat_heads(segment.values, group)
-    logits = (query @ keys.transpose(2, 3)).to(_wide(query.dtype)) * scaling
+def _weighed(query: Tensor, segment: Segment, scaling: float, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Plain attention that keeps its weights, for inference -> (output, log-sum-exp, weights).
+
+    The same as ``_eager`` in half the time: one fused softmax, whose log-sum-exp is read off its largest weight.
+    """
+    batch, heads, n_queries, dim = query.shape
+    kv_heads = segment.keys.shape[1]
+    rows = (query * (scaling / segment.temperature)).reshape(batch, kv_heads, -1, dim)
+    logits = (rows @ segment.keys.transpose(2, 3)).view(batch, heads, n_queries, -1).to(_wide(query.dtype))
+    if softcap is not None:
+        logits = torch.tanh(logits.mul_(segment.temperature / softcap)).mul_(softcap / segment.temperature)
+    mask = segment.mask
+    if segment.causal and mask is None:
+        mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    if mask is not None:
+        hidden = mask if mask.dtype != torch.bool else _float_mask(mask, logits.dtype)
+        # Half the floor: a logit below zero added to the whole of it would be -inf.
+        logits += hidden.to(logits.dtype).clamp(min=torch.finfo(logits.dtype).min / 2)
+    peak = logits.amax(-1)
+    weights = logits.softmax(-1)
+    output = weights.to(segment.values.dtype).view(batch, kv_heads, -1, logits.shape[-1]) @ segment.values
+    return output.view(batch, heads, n_queries, -1), peak - weights.amax(-1).log(), weights
+
+
+def _eager(query: Tensor, segment: Segment, scaling: float, softcap: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Plain attention over one segment: differentiable, any head dims, softcap -> (output, log-sum-exp, weights)."""
+    batch, heads, n_queries, dim = query.shape
+    group = heads // segment.keys.shape[1]
+    # The query heads that share a KV head are rows of one product: the keys need no copy for each of them.
+    rows = query.reshape(batch, heads // group, group * n_queries, dim)
+    logits = (rows @ segment.keys.transpose(2, 3)).view(batch, heads, n_queries, -1).to(_wide(query.dtype)) * scaling
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     if segment.temperature != 1.0:
@@ -108,13 +153,17 @@ def _eager(query: Tensor, segment: Segment, scaling: float, softcap: float | Non
     peak = logits.amax(-1, keepdim=True)
     weights = (logits - peak).exp()
     norm = weights.sum(-1, keepdim=True)
-    return (weights / norm).to(values.dtype) @ values, (peak + norm.log())[..., 0]
+    weights = weights / norm
+    packed = weights.to(segment.values.dtype).view(batch, heads // group, group * n_queries, -1) @ segment.values
+    return packed.view(batch, heads, n_queries, -1), (peak + norm.log())[..., 0], weights
 
 
 def _can_fuse(query: Tensor, segment: Segment, softcap: float | None) -> bool:
     """True when a fused kernel computes the same. Fused kernels do not differentiate their log-sum-exp."""
-    if softcap is not None or query.shape[-1] != segment.values.shape[-1]:
+    if softcap is not None or segment.mass or query.shape[-1] != segment.values.shape[-1]:
         return False
+    if not query.dtype == segment.keys.dtype == segment.values.dtype:
+        return False  # under autocast
     if torch.is_grad_enabled() and (query.requires_grad or segment.keys.requires_grad or segment.values.requires_grad):
         return False
     if query.device.type == "cpu":
@@ -135,17 +184,17 @@ def _cuda_kernel_agrees(device: int, dtype: torch.dtype) -> bool:
     mask = torch.ones(1, 1, 5, 5, dtype=torch.bool, device=query.device).tril()
     for segment in (Segment(keys, values), Segment(keys, values, causal=True), Segment(keys, values, mask=mask)):
         try:
-            output, lse = _fused(query, segment, 0.25, None)
+            output, lse, _ = _fused(query, segment, 0.25, None)
         except (RuntimeError, TypeError, AttributeError):
             return False
-        wanted, wanted_lse = _eager(query, segment, 0.25, None)
+        wanted, wanted_lse, _ = _eager(query, segment, 0.25, None)
         if not (torch.allclose(output, wanted, atol=3e-2) and torch.allclose(lse, wanted_lse, atol=3e-2)):
             return False
     return True
 
 
-def _fused(query: Tensor, segment: Segment, scaling: float, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """One fused kernel over one segment -> (output, log-sum-exp)."""
+def _fused(query: Tensor, segment: Segment, scaling: float, softcap: float | None) -> tuple[Tensor, Tensor, None]:
+    """One fused kernel over one segment -> (output, log-sum-exp, None: it keeps its weights to itself)."""
     batch, heads, n_queries, dim = query.shape
     kv_heads, n_keys = segment.keys.shape[1:3]
     group = heads // kv_heads
@@ -175,7 +224,8 @@ def _fused(query: Tensor, segment: Segment, scaling: float, softcap: float | Non
             query, keys, values, mask, True, 0.0, causal, scale=scale
         )
         lse = lse[..., : query.shape[2]]  # the kernel pads this axis to a multiple of 32
-    return output.reshape(batch, heads, n_queries, -1), lse.reshape(batch, heads, n_queries).to(_wide(output.dtype))
+    lse = lse.reshape(batch, heads, n_queries).to(_wide(output.dtype))
+    return output.reshape(batch, heads, n_queries, -1), lse, None
 
 
 def _float_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
