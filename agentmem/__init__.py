@@ -16,6 +16,7 @@ from agentmem.errors import (
     StoreError,
     StoreFull,
     StoreOpenError,
+    StreamChanged,
     UnsupportedModel,
 )
 from agentmem.records import (
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from agentmem.conversation import Conversation, ReplyStream
     from agentmem.llm import MemoryLLM
     from agentmem.memories import Memories
-    from agentmem.recipes import Parallel
+    from agentmem.recipes import MemLong, Memory3, Parallel
     from agentmem.store import EvictionPolicy
 
 __all__ = [
@@ -48,8 +49,10 @@ __all__ = [
     "EvictionPolicy",
     "Hit",
     "InvalidInput",
+    "MemLong",
     "Memories",
     "Memory",
+    "Memory3",
     "MemoryLLM",
     "MemoryRead",
     "Message",
@@ -69,6 +72,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreOpenError",
+    "StreamChanged",
     "Tier",
     "UnsupportedModel",
     "Usage",
@@ -78,6 +82,8 @@ _LATE = {
     "Conversation": "agentmem.conversation",
     "EvictionPolicy": "agentmem.store",
     "Memories": "agentmem.memories",
+    "MemLong": "agentmem.recipes",
+    "Memory3": "agentmem.recipes",
     "MemoryLLM": "agentmem.llm",
     "Parallel": "agentmem.recipes",
     "ReplyStream": "agentmem.conversation",

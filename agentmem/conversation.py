@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -23,9 +24,6 @@ from agentmem.writer import Turn
 
 if TYPE_CHECKING:
     from agentmem.llm import MemoryLLM
-
-STRIDE = 64
-"""Generated tokens between two recalls (Memory3 section 3.1)."""
 
 RESUMED_CHUNKS = 64
 """Newest chunks of a session that is opened again, from which its window is made."""
@@ -156,18 +154,18 @@ class Conversation:
             window = fit(system, [message for message, _ in past], llm.model.chat.render, budget)
             # What the window does not show must be memory before it is needed.
             self._store(past if window.cut_characters else past[: len(past) - window.kept])
-            recalls = [self._recall(past, window)]
+            starts, recalls = self._recall_prompt(past, window)
             generation = llm.model.generate(
                 window.prompt,
-                placed=recalls[0].placed,
+                reads=[(start, recalled.placed) for start, recalled in zip(starts, recalls, strict=True)],
                 on_stride=self._on_stride(past, window, recalls),
-                stride=STRIDE,
+                stride=llm.writer.recipe.stride,
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 stop=stop,
             )
             try:
-                yield from _without_leading_space(generation)
+                yield from without_leading_space(generation)
             finally:  # also when the consumer closes the stream: what was said so far is remembered
                 generation.close()
                 done.append(self._finish(past, window, recalls, generation))
@@ -225,25 +223,46 @@ class Conversation:
         else:
             past, at = [], seed_of_ids
         for message in messages:
-            at = _next_id(at, message)
+            at = next_id(at, message)
             past.append((message, at))
         return past
 
     def _recall(
-        self, past: list[tuple[Message, str]], window: Window, said: str = "", current: Recalled | None = None
+        self,
+        past: list[tuple[Message, str]],
+        window: Window,
+        said: str = "",
+        query: str | None = None,
+        current: Recalled | None = None,
     ) -> Recalled:
         """Recall for the end of the newest message (and what was generated so far), without what the window shows."""
         shown = past[len(past) - window.kept :] if not window.cut_characters else []
         exclude = {id for _, turn in shown for id in self._stored.get(turn, ())}
-        query = f"{past[-1][0].content[-QUERY_CHARACTERS:]} {said}"
-        return self._llm.reader.recall(self._handle, query, exclude, current)
+        wanted = f"{past[-1][0].content[-QUERY_CHARACTERS:]} {said}" if query is None else query
+        return self._llm.reader.recall(self._handle, wanted, exclude, current)
+
+    def _recall_prompt(self, past: list[tuple[Message, str]], window: Window) -> tuple[list[int], list[Recalled]]:
+        """What each stretch of the prompt reads, with its first token. The last one is whole; most recipes have one.
+
+        The last one recalls for the newest message, those before it for their own text (Memory3 section 3.4).
+        """
+        stride, n = self._llm.writer.recipe.prompt_stride, len(window.prompt)
+        starts = [0] if stride is None else sorted({0, *range(n - stride, 0, -stride)})
+        recalls: list[Recalled] = []
+        for start, stop in pairwise(starts):
+            text = self._llm.model.tokenizer.decode(window.prompt[start:stop], skip_special_tokens=True)
+            recalls.append(self._recall(past, window, query=text, current=recalls[-1] if recalls else None))
+        recalls.append(self._recall(past, window, current=recalls[-1] if recalls else None))
+        return starts, recalls
 
     def _on_stride(self, past: list[tuple[Message, str]], window: Window, recalls: list[Recalled]) -> OnStride:
-        """Every 64 generated tokens (Memory3 section 3.4): recall again, and swap the memory if it has changed."""
+        """Every stride of tokens (Memory3 section 3.4): recall again, and swap the memory if it has changed."""
 
         def on_stride(token_ids: list[int]) -> Any:
-            said = self._llm.model.tokenizer.decode(token_ids[-STRIDE:], skip_special_tokens=True)
-            recalled = self._recall(past, window, said, recalls[-1])
+            said = self._llm.model.tokenizer.decode(
+                token_ids[-self._llm.writer.recipe.stride :], skip_special_tokens=True
+            )
+            recalled = self._recall(past, window, said, current=recalls[-1])
             if recalled.ids == recalls[-1].ids:
                 return UNCHANGED
             recalls.append(recalled)
@@ -264,7 +283,7 @@ class Conversation:
         reads = _reads(recalls, generation)
         text = generation.text.strip()
         said = Message(role=Role.ASSISTANT, content=text)
-        turns = [*past, (said, _next_id(past[-1][1], said))] if text else past
+        turns = [*past, (said, next_id(past[-1][1], said))] if text else past
         self._store(turns)
         self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
         self._past = turns[-(window.kept + 1) :]
@@ -287,7 +306,7 @@ class Conversation:
         )
 
 
-def _without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
+def without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
     """The pieces without the space that many chat templates put before an answer."""
     begun = False
     for piece in pieces:
@@ -297,7 +316,7 @@ def _without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
             yield piece
 
 
-def _next_id(previous: str, message: Message) -> str:
+def next_id(previous: str, message: Message) -> str:
     """A turn's id: the chained hash of the dialogue up to it, 128 bits in hex."""
     return hashlib.sha256(f"{previous}\x00{message.role}\x00{message.content.strip()}".encode()).hexdigest()[:32]
 

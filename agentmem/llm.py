@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +14,17 @@ from pydantic import ValidationError
 
 from agentmem.conversation import Conversation
 from agentmem.errors import InvalidInput
+from agentmem.ingest import Ingested, ingest
 from agentmem.model.local import LocalModel
+from agentmem.model.stream import Layout, StreamPlan, check_plan
+from agentmem.packing import Compressed, compress
 from agentmem.reader import Reader
-from agentmem.recipes import Recipe, get_recipe
+from agentmem.recipes import Recipe, StreamRecipe, get_recipe, memory_recipe
 from agentmem.records import Scope
 from agentmem.retrieval import Embedder, get_embedder
 from agentmem.store import EmbedderId, EvictionPolicy, HotTier, Store
-from agentmem.store.codec import CODECS
+from agentmem.store.codec import CODECS, PQ
+from agentmem.streaming import StreamConversation
 from agentmem.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -43,11 +48,11 @@ class MemoryLLM:
         embedder: None for the model's own hidden states, the name of a sentence-transformers model, or an Embedder.
         device: As torch names it; None for CUDA if there is a GPU, else the CPU.
         dtype: As torch names it; None for the checkpoint's own on a GPU, float32 on the CPU.
-        top_k: Memories read at once; 0 turns reading off.
+        top_k: Memories read at once; 0 turns reading off, None is the recipe's own number.
         threshold: Fused recall score (sum of z-scores) below which nothing is recalled; None for no threshold.
         window_tokens: Tokens of recent turns kept in context; None for half of the model's context.
         max_new_tokens: Default length limit of a reply.
-        codec: How KV is stored: fp32, fp16, bf16 or int8.
+        codec: How KV is stored: fp32, fp16, bf16, int8, or pq (product quantisation, from ``compress`` on).
         hot_bytes: RAM for recently read KV.
         eviction: Budgets and half-life; see ``EvictionPolicy``.
 
@@ -60,11 +65,11 @@ class MemoryLLM:
         model: str | Path | None = None,
         *,
         store: str | Path = "memory.db",
-        recipe: str | Recipe = "parallel",
+        recipe: str | Recipe | StreamRecipe = "parallel",
         embedder: str | Embedder | None = None,
         device: str | None = None,
         dtype: str | None = None,
-        top_k: int = 8,
+        top_k: int | None = None,
         threshold: float | None = 1.0,
         window_tokens: int | None = None,
         max_new_tokens: int = 128,
@@ -72,10 +77,10 @@ class MemoryLLM:
         hot_bytes: int = 256 * 2**20,
         eviction: EvictionPolicy | None = None,
     ):
-        if codec not in CODECS:
-            raise InvalidInput(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+        if codec not in (*CODECS, PQ):
+            raise InvalidInput(f"unknown codec {codec!r}; choose one of {', '.join((*CODECS, PQ))}")
         for name, value, least in (
-            ("top_k", top_k, 0),
+            ("top_k", 0 if top_k is None else top_k, 0),
             ("max_new_tokens", max_new_tokens, 1),
             ("hot_bytes", hot_bytes, 0),
             ("window_tokens", 16 if window_tokens is None else window_tokens, 16),
@@ -85,7 +90,8 @@ class MemoryLLM:
         self.model = LocalModel.load(
             bundled_model() if model is None or model == BUNDLED else model, device=device, dtype=_torch_dtype(dtype)
         )
-        self.recipe = get_recipe(recipe)
+        self.recipe: Recipe | StreamRecipe = get_recipe(recipe)
+        self.recipe.check(self.model)
         embedding = get_embedder(embedder, self.model)
         self.max_new_tokens = min(max_new_tokens, self.model.max_positions // 2)
         self.window_tokens = self.model.max_positions // 2 if window_tokens is None else window_tokens
@@ -97,8 +103,11 @@ class MemoryLLM:
             eviction=eviction or EvictionPolicy(),
         )
         self._embed_anew(embedding)
-        self.writer = Writer(self.model, self.recipe, embedding, codec)
-        self.reader = Reader(self.writer, HotTier(hot_bytes), top_k=top_k, threshold=threshold)
+        chunked = None if isinstance(self.recipe, StreamRecipe) else self.recipe
+        self.writer = Writer(self.model, chunked, embedding, codec, self.store)
+        most = (chunked.top_k if chunked else 0) if top_k is None else top_k
+        self.reader = Reader(self.writer, HotTier(hot_bytes), top_k=most, threshold=threshold)
+        self._layouts: dict[StreamPlan, Layout] = {}
 
     def conversation(
         self, *, user: str, agent: str = "", session: str | None = None, system: str | None = None
@@ -106,7 +115,8 @@ class MemoryLLM:
         """A dialogue with the memories of one user (and agent).
 
         ``session`` names this dialogue (a fresh name if None). One that was named before goes on where it stopped: its
-        recent turns are the window again. Memories of the user's other sessions are read too.
+        recent turns are the window again. Memories of the user's other sessions are read too. With a stream recipe
+        (``infllm``) the dialogue is one stream that goes on where it stopped, and reads nothing but itself.
         Raises InvalidInput for a scope segment that cannot be used.
         """
         name = uuid4().hex if session is None else session
@@ -119,7 +129,56 @@ class MemoryLLM:
             raise InvalidInput(
                 f"{'session' if user else 'user'} is empty; name whose memories, or which dialogue, this is"
             )
+        if isinstance(self.recipe, StreamRecipe):
+            return StreamConversation(self, self.recipe, scope, name, system)
         return Conversation(self, scope, name, system, resume=session is not None)
+
+    def layout(self, plan: StreamPlan) -> Layout:
+        """Sizes of a stream's blocks; found once per plan."""
+        if plan not in self._layouts:
+            self._layouts[plan] = check_plan(self.model, plan)
+        return self._layouts[plan]
+
+    def ingest(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        user: str,
+        agent: str = "",
+        warm: bool = True,
+        advance: Callable[[str, int, int], None] = lambda what, done, total: None,
+    ) -> Ingested:
+        """Store a knowledge base (.txt, .md, .jsonl; files or folders) as references of at most 128 tokens.
+
+        With ``warm`` their KV is encoded now, else at their first recall. What is there already is passed over.
+        ``advance`` is called as ``advance(what, done, total)`` on the way.
+
+        Raises:
+            InvalidInput: a file that cannot be read, a scope that cannot be used, or a recipe that keeps a stream;
+                nothing was stored.
+        """
+        memory_recipe(self.recipe)
+        several = [paths] if isinstance(paths, str | Path) else list(paths)
+        return ingest(
+            self.writer, self.store.scope(_space(user, agent)), [Path(p) for p in several], warm=warm, advance=advance
+        )
+
+    def compress(
+        self,
+        *,
+        user: str,
+        agent: str = "",
+        advance: Callable[[str, int, int], None] = lambda what, done, total: None,
+    ) -> Compressed:
+        """Pack all KV on disk of a scope by product quantisation; needs the extra ``pq`` at the first time.
+
+        The first time trains codebooks and keeps them in the store. With ``codec="pq"`` new KV is packed so at once.
+
+        Raises:
+            InvalidInput: too few memories to train on, or the extra is missing.
+        """
+        memory_recipe(self.recipe)
+        return compress(self.writer.packing, self.store, self.store.scope(_space(user, agent)), advance)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until the KV of everything that was said is on disk. False if ``timeout`` seconds passed first."""
@@ -149,6 +208,16 @@ class MemoryLLM:
             done += len(pending)
         if done:
             log.info("embedded %d memories anew with %s", done, embedding.name)
+
+
+def _space(user: str, agent: str) -> Scope:
+    """Whose memories. Raises InvalidInput for names that cannot be used."""
+    if not user:
+        raise InvalidInput("user is empty; name whose memories these are")
+    try:
+        return Scope(user=user, agent=agent)
+    except ValidationError as error:
+        raise InvalidInput(f"memories cannot be kept for this scope: {error}") from error
 
 
 def _torch_dtype(name: str | None) -> torch.dtype | None:

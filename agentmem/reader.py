@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from agentmem.errors import PayloadDamaged
 from agentmem.model.attention import Placed
 from agentmem.model.kv import KV
 from agentmem.records import Hit
 from agentmem.store import HotTier, ScopedMemories
-from agentmem.store.codec import unpack
 from agentmem.writer import Writer
 
 
@@ -42,6 +42,10 @@ class Reader:
         self._hot = hot
         self.top_k, self.threshold = top_k, threshold
 
+    def clear(self) -> None:
+        """Drop KV that is held in RAM; the next recall loads it from disk."""
+        self._hot.clear()
+
     def recall(
         self, handle: ScopedMemories, query: str, exclude: Collection[str], current: Recalled | None = None
     ) -> Recalled:
@@ -53,7 +57,8 @@ class Reader:
             return Recalled()
         vector = self._writer.embedder.embed([query])[0]
         found = handle.search(query, vector, top_k=2 * self.top_k, threshold=self.threshold, exclude=exclude)
-        hits = _distinct(found)[: self.top_k]
+        # Oldest first: recipes that give memories positions of their own lay them out in the order of writing.
+        hits = sorted(_distinct(found)[: self.top_k], key=lambda hit: (hit.memory.created_at, hit.memory.chunk_no))
         if current is not None and current.ids == [hit.memory.id for hit in hits]:
             return current
         if not hits:
@@ -66,13 +71,19 @@ class Reader:
         writer = self._writer
         ids = [hit.memory.id for hit in hits]
         found: dict[str, KV] = {}
+        unreadable: list[str] = []
         keys = handle.kv_digests(ids, fingerprint=writer.fingerprint)
         for id, key in keys.items():
             if (kv := self._hot.get(id, key)) is not None:
                 found[id] = kv
         loaded = handle.load_kv([id for id in ids if id not in found], fingerprint=writer.fingerprint)
         for id, payload in loaded.payloads.items():
-            found[id] = KV(*unpack(payload.data)).to(writer.model.device, writer.model.dtype)
+            try:
+                kv = writer.packing.unpack(payload.data)
+            except PayloadDamaged:
+                unreadable.append(id)
+                continue
+            found[id] = kv.to(writer.model.device, writer.model.dtype)
             self._hot.put(id, payload.sha256, found[id])
         lost = [hit.memory for hit in hits if hit.memory.id not in found]
         if lost:
@@ -84,6 +95,7 @@ class Reader:
             for some, why in (
                 (loaded.damaged, "failed its checksum"),
                 (loaded.foreign, "was written by another model or recipe"),
+                (unreadable, "could not be read"),
             )
             if some
         ]

@@ -12,13 +12,14 @@ from typing import Any
 from uuid import uuid4
 
 from agentmem.chunking import chunk_text
+from agentmem.errors import InvalidInput
 from agentmem.model.kv import KV
 from agentmem.model.local import LocalModel
+from agentmem.packing import Packing
 from agentmem.recipes import Recipe
 from agentmem.records import Memory, Role
 from agentmem.retrieval import Embedder
-from agentmem.store import NewKV, NewMemory, ScopedMemories, text_digest
-from agentmem.store.codec import pack
+from agentmem.store import NewMemory, ScopedMemories, Store
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +41,31 @@ class Turn:
 
 
 class Writer:
-    """Chunks, embeds and stores turns, and encodes their KV in one background thread."""
+    """Chunks, embeds and stores turns, and encodes their KV in one background thread.
 
-    def __init__(self, model: LocalModel, recipe: Recipe, embedder: Embedder, codec: str):
-        self.model, self.recipe, self.embedder, self.codec = model, recipe, embedder, codec
-        self.fingerprint = model.kv_fingerprint(recipe.identity)
+    Without a recipe (a stream keeps its own KV) the memories stay text and embedding.
+    """
+
+    def __init__(
+        self, model: LocalModel, recipe: Recipe | None, embedder: Embedder, codec: str, store: Store | None = None
+    ):
+        self.model, self.embedder = model, embedder
+        self._recipe = recipe
+        self.fingerprint = model.kv_fingerprint("none" if recipe is None else recipe.identity)
+        self.packing = Packing(codec, store, self.fingerprint)
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="agentmem-writer")
         self._lock = threading.Lock()
         self._pending: dict[Future[None], int] = {}
         """Batches whose KV is not stored yet, with their numbers of memories."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How chunks become KV. Raises InvalidInput where they do not."""
+        if self._recipe is None:
+            raise InvalidInput(
+                "a stream recipe encodes no memories one by one; use parallel, memlong or memory3 for that"
+            )
+        return self._recipe
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Character span of each token of the text."""
@@ -86,6 +103,8 @@ class Writer:
 
     def schedule(self, handle: ScopedMemories, memories: Sequence[Memory], kvs: Sequence[KV] | None = None) -> None:
         """Store these memories' KV in the background; what is not given is encoded there, when the model is free."""
+        if self._recipe is None:
+            return
         for start in range(0, len(memories), BATCH):
             batch = slice(start, start + BATCH)
             job = self._encoder.submit(self._attach, handle, memories[batch], None if kvs is None else kvs[batch])
@@ -111,11 +130,7 @@ class Writer:
         """Encode and attach one batch. What was deleted or changed meanwhile is left alone."""
         if kvs is None:
             kvs = self.recipe.encode(self.model, memories)
-        new = [
-            NewKV(memory.id, pack(kv.keys, kv.values, self.codec), self.codec, text_digest(memory.text))
-            for memory, kv in zip(memories, kvs, strict=True)
-        ]
-        handle.attach_kv_many(new, fingerprint=self.fingerprint)
+        self.packing.attach(handle, memories, kvs)
 
     def _done(self, job: Future[None]) -> None:
         """A batch that failed stays cold, and is encoded again when one of its memories is recalled."""

@@ -94,7 +94,7 @@ def test_every_memory_has_its_span(model: LocalModel, recipe: Recipe) -> None:
 
 def test_kv_from_disk_answers_like_kv_just_encoded(model: LocalModel, recipe: Recipe) -> None:
     kvs = recipe.encode(model, [memory(text) for text in TEXTS])
-    stored = [KV(*unpack(pack(kv.keys, kv.values, "fp32"))) for kv in kvs]
+    stored = [KV(*unpack(pack(kv.keys, kv.values, "fp32", layers=kv.layers, offsets=kv.offsets))) for kv in kvs]
     assert torch.equal(logits(model, recipe, kvs), logits(model, recipe, stored))
 
 

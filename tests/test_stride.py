@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from agentmem import MemoryLLM
-from agentmem.conversation import STRIDE
 from agentmem.store import ScopedMemories
 from tests.model import tiny_models
+
+STRIDE = 64
 
 
 @pytest.fixture

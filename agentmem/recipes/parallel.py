@@ -37,6 +37,12 @@ class Parallel:
 
     name = "parallel"
     identity = "parallel/1"
+    top_k = 8
+    stride = 64
+    prompt_stride = None
+
+    def check(self, model: LocalModel) -> None:
+        """Any model whose keys can be moved will do, and ``LocalModel`` refuses the others."""
 
     def text(self, memory: Memory) -> str:
         """What is encoded: header, text, line end."""
