@@ -35,8 +35,9 @@ test-oldest: $(VENV)/oldest.stamp ## the tests that touch transformers, with the
 	PYTHONPATH="$(OLDEST)" $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
 	PYTHONPATH="$(OLDEST)" $(BIN)/pytest $(OLDEST_TESTS)
 
-docs: $(VENV)/dev.stamp ## write docs/cli.md anew from the program's own help
+docs: $(VENV)/dev.stamp ## write docs/cli.md anew from the program's own help, and draw the pictures of docs/recipes.md
 	$(BIN)/python docs/build_cli.py
+	$(BIN)/python docs/build_pictures.py
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

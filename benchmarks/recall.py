@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from agentmem.evaluation.figures import Rate
+from agentmem.evaluation.machine import describe
 from agentmem.llm import BUNDLED
-from benchmarks.figures import Rate
-from benchmarks.machine import console, describe
+from benchmarks.machine import console
 from benchmarks.processes import lines_of
 from benchmarks.scoring import score
 from benchmarks.scripts import GROUPS, Phase

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.figures import Rate, rate, spread
+from agentmem.evaluation.figures import Rate, rate, spread
 from benchmarks.scripts import GROUPS, SESSIONS, Phase, contains
 
 Answer = Mapping[str, Any]

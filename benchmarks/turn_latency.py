@@ -20,11 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
+from agentmem.evaluation.figures import spread
+from agentmem.evaluation.machine import describe
 from agentmem.llm import BUNDLED
-from benchmarks.figures import spread
 from benchmarks.history import CHUNK_TOKENS, draw, embed, fill, open_history, store_path
 from benchmarks.latency_worker import Contender
-from benchmarks.machine import console, describe
+from benchmarks.machine import console
 from benchmarks.processes import lines_of
 from benchmarks.shapes import Shape, build
 

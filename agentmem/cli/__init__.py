@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from agentmem.cli import browse, change, chat, demo, doctor, upkeep
+from agentmem.cli import browse, change, chat, demo, doctor, evaluate, ingest, train, upkeep
 from agentmem.cli.errors import Commands
 
 app = typer.Typer(
@@ -31,11 +31,14 @@ memories = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(memories)
+app.add_typer(evaluate.app)
+app.add_typer(train.app)
 
 app.command("demo")(demo.demo)
 app.command("demo-day", hidden=True)(demo.demo_day)
 app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
+app.command("ingest")(ingest.ingest)
 memories.command("list")(browse.list_memories)
 memories.command("show")(browse.show)
 memories.command("search")(browse.search)
