@@ -44,7 +44,7 @@ class Batch:
         return (causal & (same | chunk_reads_prefix | context_reads_chunk))[:, None]
 
 
-class _Row:
+class Row:
     """Token columns of one row as plain lists."""
 
     def __init__(self) -> None:
@@ -68,9 +68,9 @@ class Packer:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
-    def row(self, dialogue: Dialogue, rng: random.Random, *, spread: int) -> _Row:
+    def row(self, dialogue: Dialogue, rng: random.Random, *, spread: int) -> Row:
         """Lay one dialogue out. Turns are up to ``spread`` positions apart, so that distance carries no meaning."""
-        row = _Row()
+        row = Row()
         chunks = [self.text(f"[{chunk.role} {chunk.day}] {chunk.text}\n") for chunk in dialogue.chunks]
         interval = max((len(ids) for ids in chunks), default=0) + rng.choice([0, 0, rng.randint(0, 24)])
         row.put([self.bos], -interval - 1, 0, [0.0])
@@ -92,7 +92,7 @@ class Packer:
         return collate([self.row(dialogue, rng, spread=spread) for dialogue in dialogues])
 
 
-def collate(rows: list[_Row]) -> Batch:
+def collate(rows: list[Row]) -> Batch:
     """Right-pad rows (padding: segment -1, weight 0, and it looks at itself so that no softmax is empty)."""
     n = max(len(row.columns) for row in rows)
     padded = [row.columns + [(0, 0, -1, IGNORE, 0.0)] * (n - len(row.columns)) for row in rows]
@@ -106,7 +106,7 @@ def repeated_strings(rng: random.Random, vocabulary: range, rows: int, length: i
     """Random token strings repeated at random offsets: they form induction heads before anything else is learned."""
     out = []
     for _ in range(rows):
-        row = _Row()
+        row = Row()
         string = [rng.choice(vocabulary) for _ in range(length)]
         start = rng.randint(0, 300)
         for repeat in range(times):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -31,16 +31,21 @@ def _corpus(utterances: list[tuple[str, str]], n: int) -> Iterator[str]:
 
 def train_tokenizer(utterances: list[tuple[str, str]], folder: Path, dialogues: int = 6000) -> PreTrainedTokenizerFast:
     """Train the tokenizer and save it (tokenizer.json, chat template) in the folder."""
+    return train_bpe(_corpus(utterances, dialogues), VOCABULARY, folder)
+
+
+def train_bpe(corpus: Iterable[str], vocabulary: int, folder: Path) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE with the special tokens and the chat template above, and save it in the folder."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(_corpus(utterances, dialogues), trainer)
+    bpe.train_from_iterator(corpus, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=BOS, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
     )
