@@ -45,7 +45,13 @@ def chat(
         str | None, typer.Option("--session", help="Name of this dialogue.", show_default="a new one")
     ] = None,
     system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
-    top_k: Annotated[int, typer.Option("--top-k", help="Memories read at once; 0 turns memory off.")] = 8,
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME[:FIELD=VALUE,...]", help="How memory is written and read.")
+    ] = "parallel",
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", help="Memories read at once; 0 turns memory off.", show_default="the recipe's"),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Longest answer, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option("--temperature", help="0 always takes the likeliest token.")] = 0.0,
     json: opt.Json = False,
@@ -60,7 +66,9 @@ def chat(
         raise typer.BadParameter("--json needs a message, as an argument or on stdin")
     if message is not None:
         check_text(message, "the message")  # before a model is loaded and a store is made for it
-    with open_llm(store, model, top_k=top_k, max_new_tokens=max_new_tokens) as llm:
+    from agentmem.recipes.spec import parse_recipe  # torch takes seconds: not before the message was checked
+
+    with open_llm(store, model, recipe=parse_recipe(recipe), top_k=top_k, max_new_tokens=max_new_tokens) as llm:
         conversation = llm.conversation(user=user, agent=agent, session=session, system=system)
 
         def answer(said: str) -> tuple[Reply, bool]:

@@ -164,3 +164,20 @@ def test_json_needs_a_message(path: Path, on_terminal: OnTerminal) -> None:
     terminal.wait_for("--json needs a message")
     assert terminal.end() == 2
     assert not path.exists()
+
+
+def test_a_session_of_another_recipe_goes_on_in_another_process(path: Path) -> None:
+    options = ["--store", str(path), "--session", "monday", "--recipe", "infllm", "--json"]
+    told = process("chat", "My dog is called Biscuit.", *options)
+    assert told.returncode == 0, told.stderr.decode()
+    asked = process("chat", "What is my dog called?", *options)
+    assert json.loads(asked.stdout)["text"] == "Your dog is called Biscuit."
+    assert json.loads(asked.stdout)["notes"] == []
+
+
+def test_a_recipe_that_cannot_be_is_refused(path: Path) -> None:
+    for recipe, why in (("infllm:n_local=2000", "1024"), ("imaginary", "unknown recipe"), ("infllm:n=1", "n_local")):
+        refused = process("chat", "Hello!", "--store", str(path), "--recipe", recipe)
+        assert refused.returncode == 1
+        assert why in refused.stderr.decode()
+        assert "Traceback" not in refused.stderr.decode()
