@@ -10,7 +10,7 @@ import torch
 
 from agentmem.errors import InvalidInput
 from agentmem.evaluation.figures import wilson
-from agentmem.evaluation.perplexity import BATCH, Contender, Past, as_memory, load
+from agentmem.evaluation.perplexity import Contender, Past, as_memory, load
 from agentmem.evaluation.progress import Advance, silent
 from agentmem.evaluation.result import Plot, Result, Row
 from agentmem.model.attention import Placed, attached
@@ -22,15 +22,19 @@ from agentmem.training.memlong import IGNORE, batch
 from agentmem.training.statements import Statement, draw
 from agentmem.training.texts import Document
 
+CHOICES = 10
+"""Answers that one is chosen from."""
+
 
 @dataclass(frozen=True)
 class Question:
     """``statement`` was made before chunk ``told``, as a chunk of its own; it is restated before chunk ``number``.
 
-    The history begins with chunk ``start``.
+    The history begins with chunk ``start``. ``others`` are answers that nobody gave.
     """
 
     statement: Statement
+    others: tuple[str, ...]
     start: int
     told: int
     number: int
@@ -51,7 +55,8 @@ def questions(history: History, length: int, window: int, samples: int, seed: in
         number = rng.randrange(chunks, len(history.chunks))
         hidden = history.window(number, window).hidden
         start = number - chunks
-        found.append(Question(draw(rng, "heldout"), start, rng.randrange(start, hidden), number))
+        others = tuple(draw(rng, "heldout").answer for _ in range(CHOICES - 1))
+        found.append(Question(draw(rng, "heldout"), others, start, rng.randrange(start, hidden), number))
     return found
 
 
@@ -67,11 +72,12 @@ def statements(
     seed: int = 0,
     advance: Advance = silent,
 ) -> Result:
-    """Share of statements that each contender completes word for word (greedily), by length of history.
+    """Share of statements that each contender knows when they are begun again, by length of history.
 
     Recall is by the beginning of the restated sentence, as a chat recalls by the newest message. Rows: ``length``,
-    ``contender``, ``accuracy`` with its 95 % Wilson interval, ``recalled`` (share of questions whose statement was
-    among what was read) and ``samples``.
+    ``contender``, ``accuracy`` (the right one of ten answers is the likeliest, per token; chance is 10 %) and
+    ``word_for_word`` (greedy decoding gives it), both with 95 % Wilson intervals, ``recalled`` (share of questions
+    whose statement was among what was read) and ``samples``.
 
     Args:
         contenders: models, with or without a recipe.
@@ -99,25 +105,18 @@ def statements(
         if contender.recipe is not None:
             past = Past(model, contender.recipe, embedding, history, silent)
         for length in lengths:
-            right = recalled = 0
-            for at in range(0, samples, BATCH):
-                some = asked[length][at : at + BATCH]
-                reads = [None if past is None else _recalled(past, embedding, history, q, window) for q in some]
-                right += sum(_completes(model, history, some, [r and r[0] for r in reads], window))
-                recalled += sum(read is not None and read[1] for read in reads)
-                advance(f"{contender.name}: {length:,}", at + len(some), samples)
-            low, high = wilson(right, samples)
-            rows.append(
-                {
-                    "length": length,
-                    "contender": contender.name,
-                    "accuracy": right / samples,
-                    "accuracy_low": low,
-                    "accuracy_high": high,
-                    "recalled": None if past is None else recalled / samples,
-                    "samples": samples,
-                }
-            )
+            chosen = exact = recalled = 0
+            for done, question in enumerate(asked[length], 1):
+                read = None if past is None else _recalled(past, embedding, history, question, window)
+                likeliest, greedy = _answers(model, history, question, read and read[0], window)
+                chosen, exact = chosen + likeliest, exact + greedy
+                recalled += read is not None and read[1]
+                advance(f"{contender.name}: {length:,}", done, samples)
+            row: Row = {"length": length, "contender": contender.name}
+            for name, hits in (("accuracy", chosen), ("word_for_word", exact)):
+                low, high = wilson(hits, samples)
+                row |= {name: hits / samples, f"{name}_low": low, f"{name}_high": high}
+            rows.append({**row, "recalled": None if past is None else recalled / samples, "samples": samples})
     settings = {
         "document": document.name,
         "window": window,
@@ -144,18 +143,24 @@ def _recalled(
     return past.recipe.place(past.model, kvs), any(kv is told for kv in kvs)
 
 
-def _completes(
-    model: LocalModel, history: History, asked: Sequence[Question], rows: Sequence[Placed | None], window: int
-) -> list[bool]:
-    """Whether every token of each answer is the most likely one."""
-    windows = []
-    for question in asked:
-        begun = model.chat.encode(f"\n{question.statement.asked}")
-        answer = model.chat.encode(question.statement.answer)
-        before = history.window(question.number, window - len(begun) - len(answer))
-        seen = [*before.context, *before.scored][-(window - len(begun) - len(answer)) :]
-        windows.append(Window((*seen, *begun), tuple(answer), before.hidden))
-    ids, labels = (tensor.to(model.device) for tensor in batch(windows, model.chat.prefix_ids))
-    with attached(model.model, RowsReader(rows)), torch.no_grad():
-        best = model.model(input_ids=ids, use_cache=False).logits[:, :-1].argmax(-1)
-    return [bool(done) for done in ((best == labels[:, 1:]) | (labels[:, 1:] == IGNORE)).all(1)]
+def _answers(
+    model: LocalModel, history: History, question: Question, placed: Placed | None, window: int
+) -> tuple[bool, bool]:
+    """Whether the right answer is the likeliest per token, and whether each of its tokens is the likeliest one."""
+    begun = model.chat.encode(f"\n{question.statement.asked}")
+    answers = [model.chat.encode(answer) for answer in (question.statement.answer, *question.others)]
+    room = window - len(begun) - max(map(len, answers))
+    before = history.window(question.number, room)
+    context = (*[*before.context, *before.scored][-room:], *begun)
+    ids, labels = (
+        tensor.to(model.device)
+        for tensor in batch([Window(context, tuple(a), before.hidden) for a in answers], model.chat.prefix_ids)
+    )
+    with attached(model.model, RowsReader([placed] * len(answers))), torch.no_grad():
+        logits = model.model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    scored = labels[:, 1:] != IGNORE
+    loss = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORE, reduction="none"
+    )
+    likeliest = int((loss.sum(1) / scored.sum(1)).argmin())
+    return likeliest == 0, bool((logits[0].argmax(-1) == labels[0, 1:])[scored[0]].all())

@@ -136,8 +136,9 @@ def counted(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: int
 def counter_update(uses: Sequence[int]) -> list[int]:
     """MemLong's counter-based dynamic update (arXiv 2408.16967): who goes when the memory is full.
 
-    The oldest tenth goes and the newest tenth stays. Of those between, all with the lowest count of uses go, then all
-    with the next count, until at least half of everything is gone. A count goes as a whole, so it may be more.
+    The oldest tenth goes and the newest tenth (at least one of several) stays. Of those between, all with the lowest
+    count of uses go, then all with the next count, until at least half of everything is gone. A count goes as a whole,
+    so it may be more.
 
     Args:
         uses: how often each entry was read, oldest entry first.
@@ -147,7 +148,8 @@ def counter_update(uses: Sequence[int]) -> list[int]:
     """
     n = len(uses)
     tenth = n // 10
-    middle = range(tenth, n - tenth)
+    # Of fewer than ten, a tenth is none: what was just written stays all the same.
+    middle = range(tenth, n - max(tenth, min(1, n - 1)))
     gone = list(range(tenth))
     for count in sorted({uses[at] for at in middle}):
         if 2 * len(gone) >= n:

@@ -152,6 +152,7 @@ def test_statements_are_told_out_of_sight_and_restated(model: LocalModel, histor
     for question in questions(history, 900, WINDOW, 30, seed=2):
         hidden = history.window(question.number, WINDOW).hidden
         assert question.start <= question.told < hidden <= question.number
+        assert len(question.others) == 9
         assert question.statement.text == f"{question.statement.asked}{question.statement.answer}."
     with pytest.raises(InvalidInput, match="do not fit"):
         questions(history, 90_000, WINDOW, 3, seed=2)
@@ -167,7 +168,8 @@ def test_a_report_of_statements(folder: Path) -> None:
     )
     plain, read = result.rows
     assert plain["recalled"] is None
-    assert plain["accuracy"] == 0.0, "a random model knows nothing"
+    assert plain["word_for_word"] == 0.0, "a random model knows nothing"
+    assert plain["accuracy"] < 0.7  # type: ignore[operator]
     assert read["recalled"] is not None
     assert 0 < read["recalled"] <= 1  # type: ignore[operator]
     assert read["accuracy_low"] <= read["accuracy"] <= read["accuracy_high"]  # type: ignore[operator]
