@@ -25,9 +25,9 @@ CENTROIDS = 256
 """Centroids per codebook: one byte."""
 LEAST = 40 * CENTROIDS
 """Vectors that training needs, per codebook. With fewer, centroids come close to being the vectors themselves."""
-MOST = 128 * CENTROIDS
-"""Vectors that training uses; more change nothing."""
-ROUNDS = 12
+MOST = 64 * CENTROIDS
+"""Vectors that training uses."""
+ROUNDS = 8
 """Rounds of fitting the rotation to the centroids and the centroids to it."""
 _DIMS = 4
 """Dims that one byte stands for."""
@@ -126,7 +126,7 @@ def _train(vectors: Tensor, seed: int) -> Quantiser:
     x = vectors[chosen].float().contiguous().numpy()
     m = max(m for m in range(1, max(1, dim // _DIMS) + 1) if dim % m == 0)
     turn = faiss.OPQMatrix(dim, m)
-    turn.niter = ROUNDS
+    turn.niter, turn.niter_pq_0 = ROUNDS, ROUNDS
     turn.train(x)
     quantiser = faiss.ProductQuantizer(dim, m, 8)
     quantiser.train(turn.apply(x))
