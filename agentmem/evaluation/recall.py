@@ -53,7 +53,7 @@ def recall(
     folder: Path | None = None,
     advance: Advance = silent,
 ) -> Result:
-    """Accuracy and bytes: without memory, with the references' text in the prompt, and with memory.
+    """Accuracy and bytes: without memory, with the references' text in the prompt (where it fits), and with memory.
 
     For ``memory3`` also with full KV of its layers (every token) and, where the questions recall 700 references or
     more, with product quantisation of the sparse KV.
@@ -142,12 +142,13 @@ def _found(asked: Sequence[Asked]) -> float:
 
 def right(llm: MemoryLLM, one: Asked, placed: Placed | None, *, text: bool = False) -> bool:
     """Whether the greedy answer ends with the fact's value; with ``text`` the references stand in the prompt."""
-    told = "".join(f"Reference: {hit.memory.text}\n" for hit in one.hits) if text else ""
-    prompt = llm.model.chat.render([Message(role=Role.USER, content=told + one.question)])
-    if len(prompt) + MAX_NEW_TOKENS > llm.model.max_positions:
-        raise InvalidInput(f"{len(prompt)} tokens of references do not fit into the model's context")
-    answer = llm.model.generate(prompt, placed=placed, max_new_tokens=MAX_NEW_TOKENS).text.strip()
+    answer = llm.model.generate(_prompt(llm, one, text), placed=placed, max_new_tokens=MAX_NEW_TOKENS).text.strip()
     return answer.removesuffix(".").endswith(f" {one.fact.value}")
+
+
+def _prompt(llm: MemoryLLM, one: Asked, text: bool) -> list[int]:
+    told = "".join(f"Reference: {hit.memory.text}\n" for hit in one.hits) if text else ""
+    return llm.model.chat.render([Message(role=Role.USER, content=told + one.question)])
 
 
 def _rows(llm: MemoryLLM, recipe: Recipe, asked: Sequence[Asked], advance: Advance) -> list[Row]:
@@ -163,8 +164,9 @@ def _rows(llm: MemoryLLM, recipe: Recipe, asked: Sequence[Asked], advance: Advan
         return everything.place(llm.model, everything.encode(llm.model, [hit.memory for hit in one.hits]))
 
     rows = [_row("no memory", [right(llm, one, None) for one in _watched(asked, "no memory", advance)])]
-    text = [right(llm, one, None, text=True) for one in _watched(asked, "text in the prompt", advance)]
-    rows.append(_row("text in the prompt", text))
+    if all(len(_prompt(llm, one, True)) + MAX_NEW_TOKENS <= llm.model.max_positions for one in asked):
+        text = [right(llm, one, None, text=True) for one in _watched(asked, "text in the prompt", advance)]
+        rows.append(_row("text in the prompt", text))
     if isinstance(recipe, Memory3):
         outcome = [right(llm, one, full(one)) for one in _watched(asked, "memory, full KV", advance)]
         rows.append(_row("memory, full KV", outcome) | _sizes(llm, asked, _full_bytes(llm, recipe, asked)))

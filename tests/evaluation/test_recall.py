@@ -36,7 +36,8 @@ def test_recall_compares_the_contenders_on_the_same_questions(tmp_path: Path) ->
 
 def test_recall_measures_other_recipes_too() -> None:
     result = recall(recipe="parallel", facts=8, questions=2)
-    assert [row["contender"] for row in result.rows] == ["no memory", "text in the prompt", "memory, parallel"]
+    # Eight references do not fit into the bundled model's context beside a question and its answer.
+    assert [row["contender"] for row in result.rows] == ["no memory", "memory, parallel"]
 
 
 def test_throughput_runs_every_contender_in_every_round(tmp_path: Path) -> None:
