@@ -111,7 +111,7 @@ def check_plan(model: LocalModel, plan: StreamPlan) -> Layout:
     if plan.keeps_blocks and not any(far):
         widest = max(call.window or 0 for call in calls)
         raise InvalidInput(
-            f"every layer of {model.config.model_type!r} has a sliding window of its own, of {widest} tokens at most, so "
-            f"that none could read blocks beyond n_local ({plan.n_local}); lower it to {widest} or less"
+            f"every layer of {model.config.model_type!r} has a sliding window of its own, of at most {widest} tokens, "
+            f"so none could read blocks beyond n_local ({plan.n_local}); lower it to {widest} or less"
         )
     return Layout(tuple(shapes), tuple(far))
