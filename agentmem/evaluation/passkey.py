@@ -94,7 +94,8 @@ def passkey(
     for recipe in recipes:
         recipe.check(local)
     texts = _Texts(local, filler)
-    done = _logged(log)
+    run = f"{local.fingerprint[:16]}/{local.dtype}/{_filler_name(filler)}"
+    done = _logged(log, run)
     for recipe in recipes:
         layout = check_plan(local, recipe.plan(local))
         for length in lengths:
@@ -104,7 +105,7 @@ def passkey(
                 if key not in done:
                     done[key] = _ask(local, recipe, layout, texts, length, keys, seed + number)
                     if log is not None:
-                        _write(log, recipe.identity, done[key])
+                        _write(log, run, recipe.identity, done[key])
             advance(f"{recipe.name}, {length:,} tokens", samples, samples)
     rows = [
         _row([done[recipe.identity, length, keys, seed + number] for number in range(samples)])
@@ -116,7 +117,7 @@ def passkey(
         "recipes": [recipe.identity for recipe in recipes],
         "keys": keys,
         "seed": seed,
-        "filler": "noise" if filler is None else filler.name,
+        "filler": _filler_name(filler),
         "dtype": str(local.dtype).removeprefix("torch."),
         "trained_positions": local.max_positions,
     }
@@ -212,18 +213,23 @@ def _row(samples: Sequence[Sample]) -> dict[str, str | int | float | None]:
     }
 
 
-def _logged(log: Path | None) -> dict[tuple[str, int, int, int], Sample]:
+def _filler_name(filler: Path | None) -> str:
+    return "noise" if filler is None else filler.name
+
+
+def _logged(log: Path | None, run: str) -> dict[tuple[str, int, int, int], Sample]:
+    """What the log holds of this run: the same weights, dtype and filler."""
     if log is None or not log.exists():
         return {}
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    found = [(line.pop("identity"), Sample(**line)) for line in lines]
+    found = [(line.pop("identity"), Sample(**line)) for line in lines if line.pop("run") == run]
     return {(identity, one.tokens, one.keys, one.seed): one for identity, one in found}
 
 
-def _write(log: Path, identity: str, sample: Sample) -> None:
+def _write(log: Path, run: str, identity: str, sample: Sample) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps({"identity": identity, **asdict(sample)}) + "\n")
+        lines.write(json.dumps({"run": run, "identity": identity, **asdict(sample)}) + "\n")
 
 
 _CLEAR = Path("/proc/self/clear_refs")

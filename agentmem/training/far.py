@@ -8,6 +8,7 @@ by the very formula that a stream retrieves with, than any other block.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import torch
@@ -30,21 +31,21 @@ class FromAfar(Hook):
     """
 
     def __init__(self, rotary: Rotary, far: Tensor | None, near: Tensor) -> None:
-        self._rotary, self._far, self._near = rotary, far, near
+        self._rotary, self.far, self.near = rotary, far, near
         self.queries: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}
 
     def context(self, call: Call, context: Segment) -> Segment:
         """What is near."""
-        return Segment(context.keys, context.values, mask=self._near)
+        return Segment(context.keys, context.values, mask=self.near)
 
     def segments(self, call: Call) -> Sequence[Segment]:
         """What is far."""
-        if self._far is None:
+        if self.far is None:
             return ()
         keys = unrotated(self._rotary, call.layer, call.keys)
         query = at_edge(self._rotary, call.layer, unrotated(self._rotary, call.layer, call.query))
-        return (Segment(keys, call.values, mask=self._far, query=query),)
+        return (Segment(keys, call.values, mask=self.far, query=query),)
 
     def mixed(self, call: Call, segments: Sequence[Segment], result: Mixed) -> None:
         """Keep what the layer computed."""
@@ -63,11 +64,13 @@ def at_edge(rotary: Rotary, layer: int, states: Tensor) -> Tensor:
     return rotary.rotate(layer, flat, torch.tensor([EDGE])).view_as(states)
 
 
-def finding_loss(hook: FromAfar, rotary: Rotary, batch: Batch, rows: Sequence[Hidden]) -> Tensor | None:
+def finding_loss(
+    hook: FromAfar, rotary: Rotary, batch: Batch, rows: Sequence[Hidden], rng: random.Random
+) -> Tensor | None:
     """Cross-entropy of finding a needle's block among the blocks of all rows; None where there are too few.
 
-    Queries are those of the answer's tokens; with two keys, also the mean query of the 128 tokens that end with the
-    second one, which has to find the first. Scores are those of a stream: the product of the query at the window's
+    Queries are those of the answer's tokens; with two keys, also the mean query of 128 tokens that hold some of the
+    second one, which have to find the first. Scores are those of a stream: the product of the query at the window's
     edge, summed over a KV head's group, with the mean key of the block's four tokens that received most attention.
     """
     tokens = batch.ids.shape[1]
@@ -80,6 +83,7 @@ def finding_loss(hook: FromAfar, rotary: Rotary, batch: Batch, rows: Sequence[Hi
     others = (whole & ~holds.any(1)).flatten()
     asking = [(i, t) for i in range(len(rows)) for t in ((batch.weights[i] == 1.0).nonzero()[:, 0] - 1)[:-2].tolist()]
     later = [i for i, one in enumerate(rows) if len(one.needles) == 2 and holds[i, 0].any() and _apart(one)]
+    steps = [_step_at(rng, rows[i], tokens) for i in later]
     total = torch.zeros(())
     for layer, queries in hook.queries.items():
         keys = representatives(hook, rotary, layer, n)
@@ -91,10 +95,7 @@ def finding_loss(hook: FromAfar, rotary: Rotary, batch: Batch, rows: Sequence[Hi
             right[torch.arange(len(asking)), which] = holds[which, number]
             total = total + weight * (0.3 if layer == 0 else 1.0) * _found(scores, right.flatten(1), others)
         if later and layer:
-            ends = [rows[i].needles[1][1] for i in later]
-            spans = torch.stack(
-                [still[i, :, max(0, end - BLOCK) : max(BLOCK, end)] for i, end in zip(later, ends, strict=True)]
-            )
+            spans = torch.stack([still[i, :, at : at + BLOCK] for i, at in zip(later, steps, strict=True)])
             right = torch.zeros(len(later), len(rows), n, dtype=torch.bool)
             right[torch.arange(len(later)), torch.tensor(later)] = holds[later, 0]
             total = total + 0.5 * _found(_scores(rotary, layer, spans, keys), right.flatten(1), others)
@@ -146,6 +147,12 @@ def _overlaps(one: Hidden, starts: Tensor) -> Tensor:
     return out
 
 
+def _step_at(rng: random.Random, one: Hidden, tokens: int) -> int:
+    """Where 128 tokens begin that hold ten or more of the second needle, and none of the first."""
+    first, end = one.needles[1]
+    return min(rng.randint(max(one.needles[0][1], first + 10 - BLOCK), end - 10), tokens - BLOCK)
+
+
 def _apart(one: Hidden) -> bool:
-    """Whether the second needle's queries do not reach into the first one."""
+    """Whether 128 tokens that hold the second needle fit behind the first one."""
     return one.needles[1][1] - BLOCK > one.needles[0][1]

@@ -34,6 +34,8 @@ TOKENS = 5000
 """Tokens of a batch."""
 FAR = 0.75
 """Share of batches that are read from afar."""
+WINDOWS = (64, 128, 256, 512)
+"""Tokens of a window, behind which everything is afar."""
 FINDING_WEIGHT = 0.1
 DIALOGUES_EVERY, DIALOGUES = 3, 12
 DIALOGUE_STEP = 10_000
@@ -49,19 +51,33 @@ def texts_at(step: int, passkeys: Passkeys) -> tuple[Batch, list[Hidden]]:
 
 
 def reading_at(step: int, model: LocalModel, batch: Batch, rows: list[Hidden]) -> FromAfar:
-    """How the step's texts are read: as they stand, or from afar for everything behind a cut in them."""
+    """How the step's texts are read: as they stand, or from afar for what is behind a cut or out of a window.
+
+    A stream reads a second key with the first one afar, and is asked when both are: hence two cuts, or a window and
+    a cut where the text ends.
+    """
     rng, causal = random.Random(SEED * 79 + step), batch.mask()
-    if rng.random() >= FAR:
+    kind = rng.random()
+    if kind >= FAR:
         return FromAfar(model.rotary, None, causal)
-    ends = [one.text_end for one in rows]
-    cuts = [
-        end if rng.random() < 0.5 else rng.randint(min(one.needles[0][1] + 8, end), end)
-        for one, end in zip(rows, ends, strict=True)
-    ]
-    cut = torch.tensor(cuts)[:, None, None, None]
     tokens = torch.arange(batch.ids.shape[1])
-    far = (tokens[:, None] >= cut) & (tokens < cut)
+    far = torch.zeros_like(causal)
+    cuts = [one.text_end for one in rows]
+    if kind < FAR / 3:
+        cuts = [end if rng.random() < 0.5 else _between(rng, one, end) for one, end in zip(rows, cuts, strict=True)]
+    elif kind < FAR * 2 / 3:
+        earlier = torch.tensor([_between(rng, one, one.needles[-1][0]) for one in rows])[:, None, None, None]
+        far = (tokens[:, None] >= earlier) & (tokens < earlier)
+    else:
+        far = (tokens[:, None] - tokens >= rng.choice(WINDOWS)).expand_as(causal)
+    cut = torch.tensor(cuts)[:, None, None, None]
+    far = causal & (far | ((tokens[:, None] >= cut) & (tokens < cut)))
     return FromAfar(model.rotary, far, causal & ~far)
+
+
+def _between(rng: random.Random, one: Hidden, end: int) -> int:
+    """A place behind the first needle, ``end`` at most."""
+    return rng.randint(min(one.needles[0][1] + 8, end), end)
 
 
 def text_loss(step: int, model: LocalModel, passkeys: Passkeys) -> torch.Tensor:
@@ -70,7 +86,7 @@ def text_loss(step: int, model: LocalModel, passkeys: Passkeys) -> torch.Tensor:
     hook = reading_at(step, model, batch, rows)
     with attached(model.model, hook):
         loss = loss_of(model.model, batch)
-    finding = finding_loss(hook, model.rotary, batch, rows)
+    finding = finding_loss(hook, model.rotary, batch, rows, random.Random(SEED * 83 + step))
     return loss if finding is None else loss + FINDING_WEIGHT * finding
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from agentmem.training.batches import CONTEXT, Packer, Row
 from agentmem.training.values import Split, is_heldout
@@ -33,12 +34,24 @@ NOISE = (
 _TEXT_WEIGHT = 0.02
 """Loss weight of the text's tokens; an answer's is 1."""
 
+_TWO_KEYS = 0.8
+"""Share of rows with two keys: which of them came first is the harder lesson."""
+
 
 def draw_key(rng: random.Random, split: Split = "train") -> str:
     """A number of five digits of the split."""
     while True:
         key = str(rng.randrange(10_000, 100_000))
         if is_heldout(key) == (split == "heldout"):
+            return key
+
+
+def _practised(rng: random.Random) -> str:
+    """A key for training: half of them say a digit twice in a row, which is easily miscopied."""
+    repeats = rng.random() < 0.5
+    while True:
+        key = draw_key(rng)
+        if not repeats or any(a == b for a, b in pairwise(key)):
             return key
 
 
@@ -80,7 +93,7 @@ class Passkeys:
     def row(self, rng: random.Random, n: int) -> Hidden:
         """A text with one or two keys as a user's turn, the question in the same turn or the next, and the answer."""
         text = self._packer.text
-        keys = [draw_key(rng) for _ in range(2 if rng.random() < 0.4 else 1)]
+        keys = [_practised(rng) for _ in range(2 if rng.random() < _TWO_KEYS else 1)]
         said = [text(needle(key)) for key in keys]
         asked, answer, _ = question(rng, keys)
         filler = self._filler(rng, n)[: max(0, n - sum(map(len, said)) - 40)]

@@ -46,6 +46,8 @@ def test_an_interrupted_run_goes_on_behind_its_log(tmp_path: Path) -> None:
     assert len(log.read_text().splitlines()) == 2
     other = passkey(recipes=[InfLLM(top_k=2)], lengths=[900], samples=1, log=log)
     assert other.rows[0]["accuracy"] == 1.0  # another setting is another sample
+    exact = passkey(recipes=[InfLLM()], lengths=[900], samples=1, log=log, dtype="float64")
+    assert exact.rows[0]["accuracy"] == 1.0  # and so is another precision
 
 
 def test_keys_are_hidden_in_a_text_of_ones_own(tmp_path: Path) -> None:

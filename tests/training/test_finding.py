@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from agentmem.llm import bundled_model
-from agentmem.model.attention import attached
+from agentmem.model.attention import Call, attached
 from agentmem.model.local import LocalModel
+from agentmem.model.softmax import Mixed, Segment
 from agentmem.training import finding
 from agentmem.training.batches import Packer, collate
 from agentmem.training.far import FromAfar, finding_loss
@@ -64,18 +66,58 @@ def test_with_nothing_far_it_is_the_plain_model(model: LocalModel, passkeys: Pas
             torch.testing.assert_close(got, plain, atol=1e-3, rtol=0.0)
 
 
+class FirstLayer(FromAfar):
+    """Keeps what the first layer's attention read."""
+
+    def mixed(self, call: Call, segments: Sequence[Segment], result: Mixed) -> None:
+        super().mixed(call, segments, result)
+        if call.layer == 0:
+            self.read = result.output
+
+
 def test_all_that_is_far_stands_at_one_distance(model: LocalModel, passkeys: Passkeys) -> None:
-    """A far token tells its place by nothing but its words: swapping two equal-looking texts changes nothing."""
+    """The first layer's keys know nothing but their own word: swapping two that are far changes nothing there."""
     one = passkeys.row(random.Random(3), 300)
     batch = collate([one.row])
     tokens = torch.arange(batch.ids.shape[1])
     far = ((tokens[:, None] >= one.text_end) & (tokens < one.text_end))[None, None]
-    hook = FromAfar(model.rotary, far, batch.mask() & ~far)
-    with torch.no_grad(), attached(model.model, hook):
-        model.model(input_ids=batch.ids, attention_mask=batch.mask(), use_cache=False)
-    layer_keys = hook.keys[0]
-    moved = model.rotary.rotate(0, model.rotary.unrotate(0, layer_keys[0], tokens), tokens)
-    torch.testing.assert_close(moved, layer_keys[0], atol=1e-4, rtol=0.0)
+    swapped = batch.ids.clone()
+    swapped[0, [10, 200]] = batch.ids[0, [200, 10]]
+    assert not torch.equal(swapped, batch.ids)
+    read = []
+    for ids, hidden in ((batch.ids, far), (swapped, far), (batch.ids, None), (swapped, None)):
+        causal = batch.mask()
+        hook = FirstLayer(model.rotary, hidden, causal if hidden is None else causal & ~hidden)
+        with torch.no_grad(), attached(model.model, hook):
+            model.model(input_ids=ids, attention_mask=causal, use_cache=False)
+        read.append(hook.read[:, :, one.text_end :])
+    torch.testing.assert_close(read[0], read[1], atol=1e-4, rtol=0.0)
+    assert (read[2] - read[3]).abs().max() > 1e-3
+
+
+def test_a_second_key_is_read_with_the_first_one_afar_and_both_are_when_asked(
+    model: LocalModel, passkeys: Passkeys
+) -> None:
+    """As a stream does it: in a third of the steps by two cuts, in another by a window."""
+    both = ever = 0
+    for step in range(60):
+        rng = random.Random(step)
+        rows = [passkeys.row(rng, 500) for _ in range(2)]
+        batch = collate([one.row for one in rows])
+        hook = finding.reading_at(step, model, batch, rows)
+        seen = batch.mask()
+        if hook.far is None:
+            assert torch.equal(hook.near, seen)
+            continue
+        assert not (hook.far & ~seen).any()
+        assert torch.equal(hook.far | hook.near, seen)
+        ever += 1
+        for far, one in zip(hook.far[:, 0], rows, strict=True):
+            if len(one.needles) == 2:
+                (first, _), (second, end) = one.needles
+                both += bool(far[end - 1, first] and far[one.text_end, second])
+    assert 30 <= ever < 60
+    assert both >= 20
 
 
 def test_the_loss_of_finding_falls_when_it_is_trained(passkeys: Passkeys) -> None:
@@ -90,7 +132,7 @@ def test_the_loss_of_finding_falls_when_it_is_trained(passkeys: Passkeys) -> Non
         hook = FromAfar(model.rotary, None, batch.mask())
         with attached(model.model, hook):
             model.model(input_ids=batch.ids, attention_mask=batch.mask(), use_cache=False)
-        loss = finding_loss(hook, model.rotary, batch, rows)
+        loss = finding_loss(hook, model.rotary, batch, rows, random.Random(5))
         assert loss is not None
         losses.append(loss.item())
         optimizer.zero_grad()
