@@ -90,7 +90,7 @@ def mix(
 def _masses(within: Sequence[Tensor | None], parts: Sequence[Tensor], total: Tensor) -> tuple[Tensor | None, ...]:
     """Probabilities inside a segment -> the mass of each key under the one softmax, summed over the queries."""
     return tuple(
-        None if p is None else torch.einsum("bhqs,bhq->bhs", p, (part - total).exp().to(p.dtype))
+        None if p is None else ((part - total).exp().to(p.dtype)[..., None, :] @ p)[..., 0, :]
         for p, part in zip(within, parts, strict=True)
     )
 
