@@ -1,4 +1,7 @@
-"""Write the figures of JSON reports into RESULTS.md: ``python -m benchmarks.report recall.json turn_latency.json``."""
+"""Write the figures of JSON reports into RESULTS.md: ``python -m benchmarks.report recall.json turn_latency.json``.
+
+Reports of ``agentmem eval`` go to the place that ``--place`` names: ``--place "passkey one"``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agentmem.evaluation.result import Result
 from benchmarks.scripts import GROUPS
 from benchmarks.turn_latency import cells
 
@@ -22,13 +26,16 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def origin(report: dict[str, Any]) -> str:
     """Command, date and machine."""
-    machine = report["machine"]
+    return f"    {report['command']}\n\n{place_and_time(report['machine'])} Model: {report['model']}."
+
+
+def place_and_time(machine: dict[str, Any]) -> str:
+    """Date, machine and versions."""
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     return (
-        f"    {report['command']}\n\n"
         f"{machine['date'][:10]}; {machine['cpu']}, {machine['threads']} of {machine['cores']} cores{gpu}; "
         f"Python {machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}, "
-        f"sqlite-vec {machine['sqlite-vec']}. Model: {report['model']}."
+        f"sqlite-vec {machine['sqlite-vec']}."
     )
 
 
@@ -81,6 +88,12 @@ def turn_latency(report: dict[str, Any]) -> str:
     return f"{origin(report)}\n\n{table([*head, 'of it for the turn', 'peak GPU (MiB)'], rows)}"
 
 
+def evaluation(report: dict[str, Any]) -> str:
+    """What ``agentmem eval`` measured as Markdown."""
+    result = Result(report["task"], report["settings"], report["rows"])
+    return f"{result.markdown()}\n{place_and_time(report['machine'])}"
+
+
 SECTIONS = {"recall": recall, "turn_latency": turn_latency}
 
 
@@ -102,12 +115,18 @@ def insert(results: str, name: str, text: str) -> str:
 def main(
     reports: Annotated[list[Path], typer.Argument(help="JSON reports of the benchmarks.")],
     results: Annotated[Path, typer.Option(help="File to write into.")] = RESULTS,
+    place: Annotated[
+        str | None, typer.Option(help="Where a report of agentmem eval goes; its task, if left out.")
+    ] = None,
 ) -> None:
     """Write the reports' figures into RESULTS.md."""
     text = results.read_text(encoding="utf-8")
     for path in reports:
         report = json.loads(path.read_text(encoding="utf-8"))
-        text = insert(text, section(report), SECTIONS[report["benchmark"]](report))
+        if "task" in report:
+            text = insert(text, place or report["task"], evaluation(report))
+        else:
+            text = insert(text, section(report), SECTIONS[report["benchmark"]](report))
     results.write_text(text, encoding="utf-8")
 
 

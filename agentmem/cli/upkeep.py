@@ -36,6 +36,7 @@ def stats(
         ("Memories", f"{numbers.memories} ({numbers.pinned} pinned)"),
         ("Text", f"{numbers.tokens} tokens, {size(numbers.text_bytes)}"),
         ("KV", f"{size(numbers.kv_bytes)}: {numbers.warm} warm, {numbers.cold} cold"),
+        ("Streams", f"{numbers.streams}, {size(numbers.stream_bytes)} of the KV"),
         ("Uses", numbers.uses),
         ("Oldest", when(numbers.oldest) or "none"),
         ("Newest", when(numbers.newest) or "none"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
 from agentmem.errors import InvalidInput
@@ -173,11 +173,11 @@ def in_order(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: in
 
 
 def over_kv(
-    candidates: list[Candidate], budget: int, target: int, used: int, name: str
+    candidates: list[Candidate], budget: int, target: int, used: int, name: str, by: OrderName = "least_frequent"
 ) -> list[tuple[Candidate, Pruned]]:
     """When ``used`` bytes are over ``budget``: drop KV, in the order of ``candidates``, down to ``target`` bytes.
 
-    ``candidates`` are memories and streams (``with_streams``).
+    ``candidates`` are memories and streams (``with_streams``); ``by`` says what ordered them, for the reasons.
     """
     chosen: list[tuple[Candidate, Pruned]] = []
     if used <= budget:
@@ -190,21 +190,21 @@ def over_kv(
         if candidate.stream:
             chosen.append((candidate, _pruned(candidate, "drop_stream", f"a session's stream; {over}")))
         elif candidate.kv_bytes:
-            chosen.append((candidate, _pruned(candidate, "drop_kv", _why(candidate, rank, memories, over))))
+            chosen.append((candidate, _pruned(candidate, "drop_kv", _why(candidate, rank, memories, over, by))))
         used -= candidate.kv_bytes
         rank += not candidate.stream
     return chosen
 
 
 def over_count(
-    candidates: list[Candidate], budget: int, target: int, used: int, name: str
+    candidates: list[Candidate], budget: int, target: int, used: int, name: str, by: OrderName = "least_frequent"
 ) -> list[tuple[Candidate, Pruned]]:
     """When ``used`` memories are over ``budget``: delete, in the order of ``candidates``, down to ``target``."""
     if used <= budget:
         return []
     over = f"{name} of {budget:,} exceeded by {used - budget:,}"
     return [
-        (candidate, _pruned(candidate, "delete", _why(candidate, rank, len(candidates), over)))
+        (candidate, _pruned(candidate, "delete", _why(candidate, rank, len(candidates), over, by)))
         for rank, candidate in enumerate(candidates[: used - target])
     ]
 
@@ -241,9 +241,22 @@ def unused(
     return chosen
 
 
-def _why(candidate: Candidate, rank: int, among: int, over: str) -> str:
-    place = "least" if rank == 0 else f"{rank + 1}. least"
-    return f"frequency {candidate.frequency:.3g}, {place} of {among}; {over}"
+def _why(candidate: Candidate, rank: int, among: int, over: str, by: OrderName) -> str:
+    """What made it go, in the words of the order that chose it."""
+    if by == "lru":
+        value, first = f"last used {_time(max(candidate.created_us, candidate.last_us or 0))}", "longest ago"
+    elif by == "fifo":
+        value, first = f"written {_time(candidate.created_us)}", "oldest"
+    elif by == "memlong":
+        value, first = f"{candidate.uses} uses, written {_time(candidate.created_us)}", "first"
+    else:
+        value, first = f"frequency {candidate.frequency:.3g}", "least"
+    place = first if rank == 0 else f"{rank + 1}. {first}"
+    return f"{value}, {place} of {among}; {over}"
+
+
+def _time(us: int) -> str:
+    return datetime.fromtimestamp(us / 1_000_000, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
 
 
 def _pruned(candidate: Candidate, action: str, reason: str) -> Pruned:

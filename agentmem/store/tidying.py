@@ -147,13 +147,14 @@ def _within(
     if most_memories is not None and policy.order == "memlong":
         chosen += over_count_memlong(left, most_memories, policy, now, f"{level} memory budget")
     elif most_memories is not None:
-        chosen += over_count(order, most_memories, low_water(most_memories), len(left), f"{level} memory budget")
+        target = low_water(most_memories)
+        chosen += over_count(order, most_memories, target, len(left), f"{level} memory budget", policy.order)
     gone = {c.key for c, _ in chosen}
     if most_bytes is not None:
         used = sum(c.kv_bytes for c in left if c.key not in gone) + sum(c.kv_bytes for c in held)
         rest = [c for c in order if c.key not in gone]
         rest = with_streams(rest, [c for c in held if c.key != keep], policy, now)
-        chosen += over_kv(rest, most_bytes, low_water(most_bytes), used, f"{level} KV budget")
+        chosen += over_kv(rest, most_bytes, low_water(most_bytes), used, f"{level} KV budget", policy.order)
     return chosen
 
 
@@ -174,14 +175,15 @@ def prune(
     gone = {c.key for c, _ in chosen}
     if max_memories is not None:
         order = [c for c in in_order(everything, policy, now) if c.key not in gone]
-        chosen += over_count(order, max_memories, max_memories, len(everything) - len(gone), "limit of memories")
+        left = len(everything) - len(gone)
+        chosen += over_count(order, max_memories, max_memories, left, "limit of memories", policy.order)
         gone = {c.key for c, _ in chosen}
     if max_bytes is not None:
         order = [c for c in in_order(everything, policy, now) if c.key not in gone]
         held = streams(connection, place.stream_conditions())
         used = sum(c.kv_bytes for c in everything if c.key not in gone) + sum(c.kv_bytes for c in held)
         order = with_streams(order, held, policy, now)
-        chosen += over_kv(order, max_bytes, max_bytes, used, "KV limit")
+        chosen += over_kv(order, max_bytes, max_bytes, used, "KV limit", policy.order)
     if not dry_run:
         _carry_out(connection, chosen, now)
     pruned = tuple(p for _, p in chosen)

@@ -92,6 +92,14 @@ def test_eviction_stops_as_soon_as_it_may(candidates: list[Candidate], budget: i
 def test_reasons_say_why() -> None:
     ((_, pruned),) = over_kv([candidate(1, frequency=0.125, kv_bytes=2000)], 1000, 950, 2000, "space KV budget")
     assert pruned.reason == "frequency 0.125, least of 1; space KV budget of 1,000 bytes exceeded by 1,000"
+    day = candidate(1, kv_bytes=2000, created_us=1_700_000_000_000_000, last_us=1_700_000_060_000_000, uses=3)
+    words = {"lru": "last used 2023-11-14 22:14:20, longest ago", "fifo": "written 2023-11-14 22:13:20, oldest"}
+    words["memlong"] = "3 uses, written 2023-11-14 22:13:20, first"
+    for by, said in words.items():
+        ((_, pruned),) = over_kv([day], 1000, 950, 2000, "KV", by)  # type: ignore[arg-type]  # names of orders
+        assert pruned.reason == f"{said} of 1; KV of 1,000 bytes exceeded by 1,000"
+        ((_, pruned),) = over_count([day], 0, 0, 1, "count", by)  # type: ignore[arg-type]
+        assert pruned.reason == f"{said} of 1; count of 0 exceeded by 1"
     ((_, idle),) = unused([candidate(1), candidate(2, pinned=True)], POLICY, NOW, 30 * DAY)
     assert idle.reason == "unused for 1000.0 days, limit 30.0 days; frequency 0"
 
