@@ -90,6 +90,17 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
 
+    def press(self, key: str, text: str) -> str:
+        """Press a key until ``text`` appears: in the instant between prompt and read, the program is deaf to signals."""
+        for _ in range(30):
+            self.type(key)
+            until = time.monotonic() + 1.0
+            while time.monotonic() < until and text not in self.screen:
+                self._read(0.1)
+            if text in self.screen:
+                break
+        return self.wait_for(text)
+
     def wait_for(self, text: str, seconds: float = 60.0) -> str:
         """Read until ``text`` appears after what was already waited for; what was shown up to its end."""
         deadline = time.monotonic() + seconds

@@ -110,8 +110,7 @@ def test_a_dialogue_on_a_terminal(path: Path, on_terminal: OnTerminal) -> None:
     terminal.wait_for("you> ")
     terminal.type("\n")  # an empty line says nothing
     terminal.wait_for("you> ")
-    terminal.type("\x03")  # Ctrl-C at the prompt
-    terminal.wait_for("Ctrl-D or /quit")
+    terminal.press("\x03", "Ctrl-D or /quit")  # Ctrl-C at the prompt
     terminal.wait_for("you> ")
     terminal.type("\x04")
     assert terminal.end() == 0
