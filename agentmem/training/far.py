@@ -22,6 +22,8 @@ from agentmem.training.passkey import Hidden
 
 SINKS, BLOCK, EDGE, REPRESENTATIVES = 64, 128, 511, 4
 """Sizes of the ``infllm`` recipe on a model of 1,024 positions: sinks, a block, the window's last distance."""
+MARGIN = 3.0
+"""What other blocks' scores are raised by: a row has a handful of them, and a long stream thousands."""
 
 
 class FromAfar(Hook):
@@ -69,9 +71,10 @@ def finding_loss(
 ) -> Tensor | None:
     """Cross-entropy of finding a needle's block among the blocks of all rows; None where there are too few.
 
-    Queries are those of the answer's tokens; with two keys, also the mean query of 128 tokens that hold some of the
-    second one, which have to find the first. Scores are those of a stream: the product of the query at the window's
-    edge, summed over a KV head's group, with the mean key of the block's four tokens that received most attention.
+    Queries are those of the answer's tokens, one by one, and the mean of the question's; with two keys, also the mean
+    of 128 tokens that hold some of the second one, which have to find the first. Scores are those of a stream: the
+    product of the query at the window's edge, summed over a KV head's group, with the mean key of the block's four
+    tokens that received most attention. The others' are raised by ``MARGIN``.
     """
     tokens = batch.ids.shape[1]
     n = (tokens - SINKS) // BLOCK
@@ -81,7 +84,8 @@ def finding_loss(
     whole = torch.tensor([[int(start) + BLOCK <= one.text_end for start in starts] for one in rows])
     holds = torch.stack([_overlaps(one, starts) for one in rows])  # rows, 2 needles, blocks
     others = (whole & ~holds.any(1)).flatten()
-    asking = [(i, t) for i in range(len(rows)) for t in ((batch.weights[i] == 1.0).nonzero()[:, 0] - 1)[:-2].tolist()]
+    answers = [((batch.weights[i] == 1.0).nonzero()[:, 0] - 1).tolist() for i in range(len(rows))]
+    asking = [(i, t) for i, answer in enumerate(answers) for t in answer[:-2]]
     later = [i for i, one in enumerate(rows) if len(one.needles) == 2 and holds[i, 0].any() and _apart(one)]
     steps = [_step_at(rng, rows[i], tokens) for i in later]
     total = torch.zeros(())
@@ -89,11 +93,14 @@ def finding_loss(
         keys = representatives(hook, rotary, layer, n)
         still = unrotated(rotary, layer, queries)
         which, when = torch.tensor([i for i, _ in asking]), torch.tensor([t for _, t in asking])
-        scores = _scores(rotary, layer, still[which, :, when][:, :, None], keys)
-        for number, weight in ((0, 1.0), (1, 0.5)):
-            right = torch.zeros(len(asking), len(rows), n, dtype=torch.bool)
-            right[torch.arange(len(asking)), which] = holds[which, number]
-            total = total + weight * (0.3 if layer == 0 else 1.0) * _found(scores, right.flatten(1), others)
+        questions = torch.stack([still[i, :, one.text_end : answers[i][0]].mean(1) for i, one in enumerate(rows)])
+        every = torch.arange(len(rows))
+        for queries_of, of in ((still[which, :, when], which), (questions, every)):
+            scores = _scores(rotary, layer, queries_of[:, :, None], keys)
+            for number in (0, 1):
+                right = torch.zeros(len(of), len(rows), n, dtype=torch.bool)
+                right[torch.arange(len(of)), of] = holds[of, number]
+                total = total + (0.2 if layer == 0 else 0.7) * _found(scores, right.flatten(1), others)
         if later and layer:
             spans = torch.stack([still[i, :, at : at + BLOCK] for i, at in zip(later, steps, strict=True)])
             right = torch.zeros(len(later), len(rows), n, dtype=torch.bool)
@@ -134,7 +141,7 @@ def _found(scores: Tensor, right: Tensor, others: Tensor) -> Tensor:
         return torch.zeros(())
     floor = torch.finfo(scores.dtype).min
     wanted = scores.masked_fill(~right[:, None], floor).logsumexp(-1)
-    everything = scores.masked_fill(~(right | others)[:, None], floor).logsumexp(-1)
+    everything = (scores + MARGIN * others).masked_fill(~(right | others)[:, None], floor).logsumexp(-1)
     return (everything - wanted)[some].mean()
 
 

@@ -91,7 +91,7 @@ class Terminal:
         os.write(self._terminal, keys.encode())
 
     def press(self, key: str, text: str) -> str:
-        """Press a key until ``text`` appears: in the instant between prompt and read, the program is deaf to signals."""
+        """Press a key until ``text`` appears: between its prompt and its read, a program is deaf to signals."""
         for _ in range(30):
             self.type(key)
             until = time.monotonic() + 1.0
