@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -30,6 +31,19 @@ RESUMED_CHUNKS = 64
 
 QUERY_CHARACTERS = 1000
 """Recall looks for what the end of the newest message is about."""
+
+
+@dataclass(frozen=True)
+class TurnRequest:
+    """What ``stream`` was asked for, checked. ``budget`` and ``max_new_tokens`` are tokens of prompt and reply."""
+
+    system: Message | None
+    messages: list[Message]
+    seed_of_ids: str | None
+    budget: int
+    max_new_tokens: int
+    sampling: Sampling
+    stop: tuple[str, ...]
 
 
 class ReplyStream:
@@ -133,25 +147,16 @@ class Conversation:
             raise InvalidInput(f"stop must be one or more non-empty strings, not {stop!r}")
         done: list[Reply] = []
         budget = min(most + 1 - limit, self._llm.window_tokens)
-        return ReplyStream(self._turn(system, messages, seed_of_ids, budget, limit, sampling, stops, done), done)
+        request = TurnRequest(system, messages, seed_of_ids, budget, limit, sampling, stops)
+        return ReplyStream(self._turn(request, done), done)
 
     # ------------------------------------------------------------------------------------------------ one turn
 
-    def _turn(
-        self,
-        system: Message | None,
-        messages: list[Message],
-        seed_of_ids: str | None,
-        budget: int,
-        max_new_tokens: int,
-        sampling: Sampling,
-        stop: tuple[str, ...],
-        done: list[Reply],
-    ) -> Generator[str, None, None]:
+    def _turn(self, request: TurnRequest, done: list[Reply]) -> Generator[str, None, None]:
         llm = self._llm
         with self._one_at_a_time():
-            past = self._known(messages, seed_of_ids)
-            window = fit(system, [message for message, _ in past], llm.model.chat.render, budget)
+            past = self._known(request.messages, request.seed_of_ids)
+            window = fit(request.system, [message for message, _ in past], llm.model.chat.render, request.budget)
             # What the window does not show must be memory before it is needed.
             self._store(past if window.cut_characters else past[: len(past) - window.kept])
             starts, recalls = self._recall_prompt(past, window)
@@ -160,9 +165,9 @@ class Conversation:
                 reads=[(start, recalled.placed) for start, recalled in zip(starts, recalls, strict=True)],
                 on_stride=self._on_stride(past, window, recalls),
                 stride=llm.writer.recipe.stride,
-                max_new_tokens=max_new_tokens,
-                sampling=sampling,
-                stop=stop,
+                max_new_tokens=request.max_new_tokens,
+                sampling=request.sampling,
+                stop=request.stop,
             )
             try:
                 yield from without_leading_space(generation)

@@ -12,9 +12,9 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from agentmem.conversation import Conversation, next_id, without_leading_space
+from agentmem.conversation import Conversation, TurnRequest, next_id, without_leading_space
 from agentmem.errors import PayloadDamaged, StoreBusy, StoreFull, StreamChanged
-from agentmem.model.generation import Generation, Sampling
+from agentmem.model.generation import Generation
 from agentmem.model.stream import Stream
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
 from agentmem.store import StoredStream
@@ -53,41 +53,34 @@ class StreamConversation(Conversation):
 
     # ------------------------------------------------------------------------------------------------ one turn
 
-    def _turn(
-        self,
-        system: Message | None,
-        messages: list[Message],
-        seed_of_ids: str | None,
-        budget: int,
-        max_new_tokens: int,
-        sampling: Sampling,
-        stop: tuple[str, ...],
-        done: list[Reply],
-    ) -> Generator[str, None, None]:
+    def _turn(self, request: TurnRequest, done: list[Reply]) -> Generator[str, None, None]:
         with self._one_at_a_time(), self._whole_or_not():
-            past, prompt = self._prepare(system, messages, seed_of_ids)
+            past, prompt = self._prepare(request)
             stream = self._running
             stream.count_reads()
             at = stream.n_tokens + 1
-            generation = stream.generate(prompt[-1:], max_new_tokens=max_new_tokens, sampling=sampling, stop=stop)
+            generation = stream.generate(
+                prompt[-1:],
+                max_new_tokens=request.max_new_tokens,
+                sampling=request.sampling,
+                stop=request.stop,
+            )
             try:
                 yield from without_leading_space(generation)
             finally:
                 generation.close()
                 done.append(self._finish_turn(past, prompt, at, generation))
 
-    def _prepare(
-        self, system: Message | None, messages: list[Message], seed_of_ids: str | None
-    ) -> tuple[list[tuple[Message, str]], list[int]]:
+    def _prepare(self, request: TurnRequest) -> tuple[list[tuple[Message, str]], list[int]]:
         """Read everything up to the last token of the prompt. Returns all turns, and the prompt's ids."""
         for attempt in range(2):
             self._open()
-            past = self._known(messages, seed_of_ids)
+            past = self._known(request.messages, request.seed_of_ids)
             turns, fed = [turn for _, turn in past], [turn for turn, _ in self._fed]
             if len(turns) == len(fed) or turns[: len(fed)] != fed:
                 self._restart()
             try:
-                prompt = self._catch_up(system, past[len(self._fed) :])
+                prompt = self._catch_up(request.system, past[len(self._fed) :])
                 if len(prompt) > 1:
                     self._running.feed(prompt[:-1])
                 return past, prompt
