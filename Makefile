@@ -8,7 +8,7 @@ TORCH  := $(shell grep '^torch==' constraints.txt)
 # Oldest transformers: laid over the same environment, so that PyTorch is installed once.
 OLDEST := $(CURDIR)/$(VENV)/oldest
 # Tests whose outcome depends on transformers; the others run at the newest version only.
-OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py
+OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests/test_streaming.py tests/test_memory3.py tests/test_traps.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
