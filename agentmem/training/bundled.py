@@ -109,6 +109,7 @@ class Optimizers:
 
     def __init__(self, model: LlamaForCausalLM, matrix_rate: float, other_rate: float):
         named = dict(model.named_parameters())
+        self.parameters = list(named.values())
         self.matrices = [p for n, p in named.items() if p.dim() == 2 and "embed" not in n]
         others = [p for n, p in named.items() if not (p.dim() == 2 and "embed" not in n)]
         self.rates = (matrix_rate, other_rate)
@@ -117,8 +118,10 @@ class Optimizers:
             torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
         )
 
-    def step(self, factor: float) -> None:
-        """One step of both at ``factor`` times their peak rates, then clear the gradients."""
+    def descend(self, loss: torch.Tensor, factor: float) -> None:
+        """One step of both down the loss, at ``factor`` times their peak rates, with gradients of norm 1 at most."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for part, rate in zip(self.parts, self.rates, strict=True):
             for group in part.param_groups:
                 group["lr"] = rate * factor
@@ -204,9 +207,7 @@ def train(
     for step in steps_of(first, steps, console):
         batch = batch_at(step, packer, said, rows)
         loss = loss_of(model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizers.step(rate_at(step, steps))
+        optimizers.descend(loss, rate_at(step, steps))
         tokens += int((batch.segments >= 0).sum())
         if math.isnan(loss.item()):
             raise typer.Exit(1)

@@ -88,24 +88,27 @@ def finding_loss(
     asking = [(i, t) for i, answer in enumerate(answers) for t in answer[:-2]]
     later = [i for i, one in enumerate(rows) if len(one.needles) == 2 and holds[i, 0].any() and _apart(one)]
     steps = [_step_at(rng, rows[i], tokens) for i in later]
+    which, when = torch.tensor([i for i, _ in asking]), torch.tensor([t for _, t in asking])
+    every, behind = torch.arange(len(rows)), torch.tensor(later)
+
+    def right(of: Tensor, number: int) -> Tensor:
+        """For queries of the rows ``of``: where needle ``number`` of their row is, among the blocks of all rows."""
+        found = torch.zeros(len(of), len(rows), n, dtype=torch.bool)
+        found[torch.arange(len(of)), of] = holds[of, number]
+        return found.flatten(1)
+
     total = torch.zeros(())
     for layer, queries in hook.queries.items():
         keys = representatives(hook, rotary, layer, n)
         still = unrotated(rotary, layer, queries)
-        which, when = torch.tensor([i for i, _ in asking]), torch.tensor([t for _, t in asking])
         questions = torch.stack([still[i, :, one.text_end : answers[i][0]].mean(1) for i, one in enumerate(rows)])
-        every = torch.arange(len(rows))
         for queries_of, of in ((still[which, :, when], which), (questions, every)):
             scores = _scores(rotary, layer, queries_of[:, :, None], keys)
             for number in (0, 1):
-                right = torch.zeros(len(of), len(rows), n, dtype=torch.bool)
-                right[torch.arange(len(of)), of] = holds[of, number]
-                total = total + (0.2 if layer == 0 else 0.7) * _found(scores, right.flatten(1), others)
+                total = total + (0.2 if layer == 0 else 0.7) * _found(scores, right(of, number), others)
         if later and layer:
             spans = torch.stack([still[i, :, at : at + BLOCK] for i, at in zip(later, steps, strict=True)])
-            right = torch.zeros(len(later), len(rows), n, dtype=torch.bool)
-            right[torch.arange(len(later)), torch.tensor(later)] = holds[later, 0]
-            total = total + 0.5 * _found(_scores(rotary, layer, spans, keys), right.flatten(1), others)
+            total = total + 0.5 * _found(_scores(rotary, layer, spans, keys), right(behind, 0), others)
     return total
 
 

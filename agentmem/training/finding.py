@@ -129,10 +129,10 @@ def train(
     began = time.monotonic()
     for step in steps_of(first, steps, console):
         losses = {"text": text_loss(step, local, passkeys)}
-        _update(model, optimizers, losses["text"], rate_at(step, steps))
+        optimizers.descend(losses["text"], rate_at(step, steps))
         if step % DIALOGUES_EVERY == 0:
             losses["dialogue"] = loss_of(model, batch_at(DIALOGUE_STEP + step, packer, said, DIALOGUES))
-            _update(model, optimizers, losses["dialogue"], rate_at(step, steps))
+            optimizers.descend(losses["dialogue"], rate_at(step, steps))
         if (step + 1) % every == 0 or step + 1 == steps:
             save_checkpoint(out, model, optimizers, step + 1)
             line = {"step": step + 1} | {name: round(loss.item(), 4) for name, loss in losses.items()}
@@ -140,12 +140,6 @@ def train(
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             console.print(json.dumps(line), soft_wrap=True)
-
-
-def _update(model: LlamaForCausalLM, optimizers: Optimizers, loss: torch.Tensor, factor: float) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizers.step(factor)
 
 
 def _read(path: Path) -> str:

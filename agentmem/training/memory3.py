@@ -262,9 +262,7 @@ def train(
     began = time.monotonic()
     for step in range(first, settings.steps):
         loss = trainer.loss(step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizers.step(rate_at(step, settings))
+        optimizers.descend(loss, rate_at(step, settings))
         if math.isnan(loss.item()):
             raise InvalidInput(f"the loss is not a number at step {step}; lower the learning rate")
         line = {"step": step + 1, "loss": round(loss.item(), 4), "keep": keep_at(step, settings)}

@@ -160,9 +160,7 @@ def train(
     began, losses = time.monotonic(), list[list[float]]()
     for step in steps_of(first, steps, console):
         of_step = [loss_of(model, batch) for batch in batches_at(step, texts, rows, warm_up)]
-        sum(of_step[1:], of_step[0]).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizers.step(rate_at(step, steps))
+        optimizers.descend(sum(of_step[1:], of_step[0]), rate_at(step, steps))
         losses.append([loss.item() for loss in of_step])
         if (step + 1) % every == 0 or step + 1 == steps:
             save_checkpoint(out, model, optimizers, step + 1)
