@@ -37,6 +37,16 @@ def payload_file(store: Store) -> Path:
     return store.files.root / next(store.files.walk())
 
 
+def test_a_whole_text_index_that_another_process_wrote_is_not_reported(full: ScopedMemories, store: Store) -> None:
+    assert store.database.path is not None
+    with Store.open(store.database.path) as other:
+        theirs = other.scope(ADA)
+        assert theirs.search("memory", threshold=None)  # this connection now remembers the index
+        full.add([new(f"a later memory {i}", id=f"later-{i}") for i in range(5)])
+        full.delete("3")
+        assert other.verify().problems == ()
+
+
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
@@ -44,6 +54,7 @@ def payload_file(store: Store) -> Path:
         (lambda s: sql(s, "DELETE FROM fts_memory WHERE rowid = 3"), "text_index"),
         (lambda s: sql(s, "INSERT INTO fts_memory(rowid, text, sp) VALUES (999, 'stray', 'sp1')"), "text_index"),
         (lambda s: sql(s, "DROP TABLE fts_memory"), "text_index"),
+        (lambda s: sql(s, "UPDATE fts_memory_data SET block = zeroblob(40) WHERE id > 10"), "text_index"),
         (lambda s: sql(s, "DROP TABLE vec_memory_1"), "vector_index"),
         (lambda s: sql(s, "UPDATE embedding SET vec = zeroblob(64) WHERE memory_id = 3"), "embedding"),
         (lambda s: sql(s, "UPDATE embedding SET vec = x'0000c07f' WHERE memory_id = 3"), "embedding"),
