@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,13 @@ def no_space(error: OSError) -> bool:
     return error.errno in _NO_SPACE
 
 
+def refused(error: OSError, path: Path) -> StoreError:
+    """The exception that users see when the operating system refuses a file of the store."""
+    if no_space(error):
+        return StoreFull(f"no room for {path} ({error}); nothing was changed: free some space and try again")
+    return StoreError(f"cannot open {path} ({error}); check its permissions, and how many files are open")
+
+
 def translate(error: Exception, where: str) -> StoreError:
     """The exception that users see for a driver error; ``where`` names the file."""
     code = getattr(error, "sqlite_errorcode", None) or 0
@@ -104,7 +111,10 @@ class FileLock:
         if sys.platform == "win32":
             yield  # SQLite's own lock still holds; only the fair queue is missing.
             return
-        handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            handle = os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise refused(error, self.path) from error
         try:
             deadline = time.monotonic() + self.timeout
             pause = 0.0005
@@ -140,6 +150,8 @@ class Database:
         # One connection in RAM cannot run two transactions at once; for a file this only queues our own writers.
         self._mutex = threading.RLock()
         self._depth = 0
+        self._schema_version: int | None = None
+        self._on_new_schema: Callable[[sa.Connection], None] | None = None
         self._file_lock = FileLock(Path(f"{path}.lock"), lock_timeout) if path else None
         url = sa.URL.create("sqlite", database=str(path) if path else ":memory:")
         arguments: dict[str, Any] = {"isolation_level": None, "timeout": lock_timeout, "check_same_thread": False}
@@ -175,7 +187,21 @@ class Database:
             StoreError: the database cannot be written.
         """
         with self._guard(), self.lock(), self._writer.begin() as connection:
+            self._look_at_schema(connection)
             yield connection
+
+    def watch_schema(self, check: Callable[[sa.Connection], None]) -> None:
+        """Have ``check`` called in the first write after anything changed the schema; it may refuse by raising."""
+        self._on_new_schema = check
+
+    def _look_at_schema(self, connection: sa.Connection) -> None:
+        """Another process may have migrated the file under us: SQLite counts the changes of a schema."""
+        if self._on_new_schema is None:
+            return
+        version = connection.exec_driver_sql("PRAGMA schema_version").scalar_one()
+        if version != self._schema_version:
+            self._on_new_schema(connection)
+            self._schema_version = version
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -242,6 +268,8 @@ class Database:
             yield
         except sa.exc.DBAPIError as error:
             raise translate(error.orig if isinstance(error.orig, Exception) else error, self.name) from error
+        except driver.Error as error:  # of a statement that went past SQLAlchemy
+            raise translate(error, self.name) from error
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -261,11 +289,15 @@ class Database:
 
 
 def _prepare(connection: Any, _record: object) -> None:
-    connection.enable_load_extension(True)
-    connection.load_extension(sqlite_vec.loadable_path())
-    connection.enable_load_extension(False)
-    for pragma in PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        connection.enable_load_extension(True)
+        connection.load_extension(sqlite_vec.loadable_path())
+        connection.enable_load_extension(False)
+        for pragma in PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+    except driver.Error:
+        connection.close()
+        raise
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -98,7 +98,8 @@ def least_frequent(candidates: Iterable[Candidate], policy: EvictionPolicy, now_
     """First to go first: by frequency, then oldest. Pinned ones are left out; new ones come last."""
 
     def order(candidate: Candidate) -> tuple[bool, float, int, int]:
-        new = now_us - candidate.created_us < policy.grace_us
+        # Of a date in the future: dated by a clock that has been set back since, and not new for ever.
+        new = abs(now_us - candidate.created_us) < policy.grace_us
         return new, candidate.frequency, candidate.created_us, candidate.key
 
     return sorted((c for c in candidates if not c.pinned), key=order)
@@ -109,8 +110,8 @@ def with_streams(
 ) -> list[Candidate]:
     """The order in which KV goes: streams continued longest ago first, those continued within the grace period last."""
     ordered = sorted(streams, key=lambda stream: (stream.last_us or 0, stream.key))
-    resting = [stream for stream in ordered if now_us - (stream.last_us or 0) >= policy.grace_us]
-    return [*resting, *memories, *ordered[len(resting) :]]
+    in_use = [stream for stream in ordered if abs(now_us - (stream.last_us or 0)) < policy.grace_us]
+    return [*(stream for stream in ordered if stream not in in_use), *memories, *in_use]
 
 
 def least_recent(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: int) -> list[Candidate]:

@@ -69,9 +69,7 @@ def attach(store: Store, scope: Scope, payloads: Sequence[NewKV], fingerprint: s
         raise
     finally:
         named = {one.uri for one in kept}
-        for uri, _ in files:
-            if store.files is not None and uri not in named:
-                store.files.unlink(uri)
+        store.discard([uri for uri, _ in files if uri not in named])
     store.drain_trash()
     return [one.new.id for one in kept]
 

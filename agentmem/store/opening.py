@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -11,12 +12,15 @@ import sqlalchemy as sa
 from pysqlite3 import dbapi2 as driver
 
 from agentmem.errors import SchemaTooNew, StoreBusy, StoreOpenError
-from agentmem.store.engine import APPLICATION_ID, Database, translate
+from agentmem.store.engine import APPLICATION_ID, Database, refused, translate
 
 HEAD = "0003"
 """The newest revision in ``migrations/versions``. Revisions are numbered, so that newer can be told from unknown."""
 
 _MAGIC = b"SQLite format 3\0"
+
+_PAUSES = (0.02, 0.1, 0.4)
+"""Seconds between looks at a file that cannot be read: another process may be closing it, and remove its log."""
 
 
 def preflight(path: Path) -> str | None:
@@ -49,7 +53,7 @@ def preflight(path: Path) -> str | None:
             f"{path} is not an agentmem store (it does not begin like an SQLite file); it was left alone"
         )
     try:
-        revision = _revision(path)
+        revision = _patiently(path)
     except driver.Error as error:
         translated = translate(error, str(path))
         if isinstance(translated, StoreBusy):
@@ -62,11 +66,37 @@ def preflight(path: Path) -> str | None:
     return revision
 
 
+def refuse_newer(connection: sa.Connection) -> None:
+    """For each write after the schema changed: this process must not write what a newer one has migrated.
+
+    Raises:
+        SchemaTooNew: a newer agentmem migrated the file while it was open here.
+    """
+    revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
+    if revision > HEAD:
+        raise SchemaTooNew(
+            f"a newer agentmem brought the store to schema {revision}, this process knows up to {HEAD}; nothing was "
+            "written: upgrade agentmem and restart the process"
+        )
+
+
+def _patiently(path: Path) -> str | None:
+    for pause in _PAUSES:
+        try:
+            return _revision(path)
+        except driver.Error:
+            time.sleep(pause)
+    return _revision(path)
+
+
 def _revision(path: Path) -> str | None:
     """The schema revision inside, read through a connection that cannot write."""
     log = Path(f"{path}-wal")
     # Without a log everything is in the file, which can be read without leaving -wal and -shm beside it.
-    how = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+    try:
+        how = "mode=ro" if log.stat().st_size else "immutable=1"
+    except FileNotFoundError:
+        how = "immutable=1"
     with closing(driver.connect(f"file:{quote(str(path))}?{how}", uri=True)) as connection:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables == 0:  # a process died while it created the file
@@ -84,7 +114,10 @@ def migrate(database: Database, revision: str | None) -> None:
         return
     if database.path is not None and not database.path.exists():
         # What people told their assistant is nobody else's to read; SQLite gives its log the same mode.
-        os.close(os.open(database.path, os.O_CREAT | os.O_RDWR, 0o600))
+        try:
+            os.close(os.open(database.path, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise refused(error, database.path) from error
     with database.write() as connection:
         upgrade(connection)
 

@@ -9,6 +9,7 @@ finds no file. Unlinking goes through the ``kv_trash`` table, so that a crash be
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from agentmem.errors import StoreError, StoreFull
 from agentmem.store.engine import no_space
+
+_log = logging.getLogger("agentmem.store")
 
 INLINE_MAX = 256 * 1024
 """Payloads up to this many bytes live in the database."""
@@ -86,13 +89,14 @@ class PayloadFiles:
                 _sync_folder(folder)
         except OSError as error:
             for path in made:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # the sweep will find it
+                    path.unlink(missing_ok=True)
             if no_space(error):
                 raise StoreFull(f"no room to write KV below {self.root}; free some space and try again") from error
             raise StoreError(f"cannot write KV below {self.root} ({error}); check the folder's permissions") from error
 
     def read(self, uri: str) -> bytearray | None:
-        """The bytes of a file in a buffer of the caller's own, or None when there is no such file."""
+        """The bytes of a file in a buffer of the caller's own; None when there is no such file, or it is unreadable."""
         try:
             with (self.root / uri).open("rb", buffering=0) as file:
                 data = bytearray(os.fstat(file.fileno()).st_size)
@@ -100,6 +104,9 @@ class PayloadFiles:
                 while done < len(data) and (count := file.readinto(view[done:])):
                     done += count
         except FileNotFoundError:
+            return None
+        except OSError as error:  # KV is a cache: it is encoded anew
+            _log.warning("cannot read KV: %s", error)
             return None
         return data
 
@@ -123,8 +130,22 @@ class PayloadFiles:
             raise StoreError(f"cannot create {folder} ({error}); check the permissions above it") from error
         return folder
 
-    def unlink(self, uri: str) -> None:
-        """Remove a file, and its folder when that is empty now; or a folder and its files. It may be gone already."""
+    def unlink(self, *uris: str) -> None:
+        """Remove files, or folders with their files, for good: a power loss does not bring them back.
+
+        They may be gone already. Folders that are empty then go too.
+
+        Raises:
+            StoreError: one cannot be removed; it is safe to try again.
+        """
+        try:
+            for folder in {self._unlink(uri) for uri in uris}:
+                _sync_nearest(folder)
+        except OSError as error:
+            raise StoreError(f"cannot remove KV below {self.root} ({error}); check the folder's permissions") from error
+
+    def _unlink(self, uri: str) -> Path:
+        """Returns the folder whose entries changed."""
         path = self.root / uri
         if path.is_dir():
             for one in self.inside(uri):
@@ -135,6 +156,8 @@ class PayloadFiles:
             folder = path.parent
         with suppress(OSError):  # not empty, or someone else was quicker
             folder.rmdir()
+            return folder.parent
+        return folder
 
     def inside(self, uri: str) -> list[str]:
         """Uris of the files in a folder."""
@@ -146,11 +169,12 @@ class PayloadFiles:
         return [path.relative_to(self.root).as_posix() for path in folder.glob(f"{memory_id}.*")]
 
     def walk(self, older_than: float = 0.0) -> Iterator[str]:
-        """Uris of all files, unfinished ones included, last written more than ``older_than`` seconds ago."""
-        newest = time.time() - older_than
+        """Uris of all files, unfinished ones included, but those written within ``older_than`` seconds of now."""
+        now = time.time()
         for path in self.root.glob("*/*/*"):
             with suppress(FileNotFoundError):  # unlinked meanwhile
-                if path.stat().st_mtime <= newest:
+                # Far in the future: written before the clock was set back.
+                if abs(now - path.stat().st_mtime) >= older_than:
                     yield path.relative_to(self.root).as_posix()
 
     def size(self) -> int:
@@ -186,8 +210,19 @@ def _write_file(path: Path, data: bytes | bytearray | memoryview) -> None:
             os.close(handle)
         os.replace(unfinished, path)
     except OSError:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise
+
+
+def _sync_nearest(folder: Path) -> None:
+    """Sync a folder, or the one that is left when another process removed it meanwhile."""
+    while True:
+        try:
+            _sync_folder(folder)
+            return
+        except FileNotFoundError:
+            folder = folder.parent
 
 
 def _sync_folder(folder: Path) -> None:

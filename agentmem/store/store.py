@@ -93,6 +93,7 @@ class Store:
             path = self.database.path
             revision = None if path is None else opening.preflight(path)
             opening.migrate(self.database, revision)
+        self.database.watch_schema(opening.refuse_newer)
         self.model_id = self._register_embedder()
         self._erasure_due = True  # a process may have died between a delete and its checkpoint
         self.drain_trash()
@@ -217,37 +218,62 @@ class Store:
             raise
 
     def flush_uses(self) -> None:
-        """Write buffered uses, if there are any."""
+        """Write buffered uses, if there are any. When that fails they wait: no reader is refused for a count."""
         if len(self.uses):
-            with self.write():
-                pass
+            try:
+                with self.write():
+                    pass
+            except StoreError as error:
+                _log.warning("uses are counted later: %s", error)
 
-    def drain_trash(self) -> None:
-        """Unlink payload files that no row names any more."""
+    def drain_trash(self) -> bool:
+        """Unlink payload files that no row names any more. False when some are left; the next call tries again.
+
+        Raises nothing: it follows a commit, and what was committed must not look like a failure.
+        """
         if self.files is None:
-            return
-        with self.database.read() as connection:
-            uris = connection.scalars(sa.select(KVTrash.uri)).all()
-        for uri in uris:
-            self.files.unlink(uri)
-        for start in range(0, len(uris), SLICE):
-            with self.database.write() as connection:
-                connection.execute(sa.delete(KVTrash).where(KVTrash.uri.in_(uris[start : start + SLICE])))
+            return True
+        try:
+            with self.database.read() as connection:
+                uris = connection.scalars(sa.select(KVTrash.uri)).all()
+            self.files.unlink(*uris)
+            for start in range(0, len(uris), SLICE):
+                with self.database.write() as connection:
+                    connection.execute(sa.delete(KVTrash).where(KVTrash.uri.in_(uris[start : start + SLICE])))
+        except StoreError as error:
+            _log.warning("files of dropped KV are left until later: %s", error)
+            return False
+        return True
 
     def erase(self, memories: Sequence[tuple[int, int]]) -> bool:
         """After (turn key, memory key) left the tables: their files, then the log. True when no byte is left."""
-        self.drain_trash()
+        done = self.drain_trash()
         if self.files is not None:
-            for turn_id, key in memories:
-                for uri in self.files.of_memory(turn_id, key):
-                    self.files.unlink(uri)
-        return self.finish_erasure(wait=2.0, due=True)
+            left = [uri for turn_id, key in memories for uri in self.files.of_memory(turn_id, key)]
+            done = self.discard(left) and done
+        return self.finish_erasure(wait=2.0, due=True) and done
+
+    def discard(self, uris: Sequence[str]) -> bool:
+        """Unlink files that no row ever named. False when some are left: the sweep will find them."""
+        if self.files is not None:
+            try:
+                self.files.unlink(*uris)
+            except StoreError as error:
+                _log.warning("files are left until the next sweep: %s", error)
+                return False
+        return True
 
     def finish_erasure(self, *, wait: float, due: bool = False) -> bool:
-        """Empty the write-ahead log if deleted content may be behind it. True when nothing is left to do."""
+        """Empty the write-ahead log if deleted content may be behind it. True when nothing is left to do.
+
+        Raises nothing, as ``drain_trash``.
+        """
         self._erasure_due = self._erasure_due or due
         if self._erasure_due:
-            self._erasure_due = not self.database.checkpoint(wait)
+            try:
+                self._erasure_due = not self.database.checkpoint(wait)
+            except StoreError as error:
+                _log.warning("deleted content is left in the log until later: %s", error)
         return not self._erasure_due
 
     def file_bytes(self) -> int:
@@ -283,11 +309,11 @@ class Store:
             return
         with self.database.read() as connection:
             last = connection.scalar(sa.select(SchemaMeta.value).where(SchemaMeta.key == "last_sweep"))
-        if last is not None and time.time() - float(last) < _SWEEP_EVERY.total_seconds():
+        # A date in the future was noted by a clock that has been set back since.
+        if last is not None and 0 <= time.time() - float(last) < _SWEEP_EVERY.total_seconds():
             return
         orphans = verify.orphans(self, ORPHAN_AGE)
-        for uri in orphans:
-            self.files.unlink(uri)
+        self.files.unlink(*orphans)
         if orphans:
             _log.info("removed %d payload files that a crash had left", len(orphans))
         with self.database.write() as connection:

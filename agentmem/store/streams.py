@@ -219,8 +219,8 @@ class StoredStream:
                 with store.write() as connection:
                     self._update(connection, old, new, nbytes)
             except BaseException as error:
-                if store.files is not None and uri is not None:
-                    store.files.unlink(uri)
+                if uri is not None:
+                    store.discard([uri])
                 if isinstance(error, StreamChanged):
                     self.close()
                 raise

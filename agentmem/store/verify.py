@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sqlalchemy as sa
 
-from agentmem.errors import StoreError
+from agentmem.errors import SchemaTooNew, StoreBusy, StoreError, StoreFull
 from agentmem.records import Problem, VerifyReport
 from agentmem.store import index, writing
 from agentmem.store.inputs import text_digest
@@ -61,10 +61,14 @@ def verify(store: Store, *, repair: bool) -> VerifyReport:
 
 
 def orphans(store: Store, older_than: float) -> list[str]:
-    """Files that no row and no trash entry names."""
+    """Files that no row and no trash entry names, and that cannot be a write under way.
+
+    A write is under way for less than ``older_than`` seconds, and only for a memory or stream that exists: their keys
+    are never used again.
+    """
     if store.files is None:
         return []
-    files = set(store.files.walk(older_than))
+    files = set(store.files.walk())
     if not files:
         return []
     with store.database.read() as connection:
@@ -73,7 +77,25 @@ def orphans(store: Store, older_than: float) -> list[str]:
         for key, tail in connection.execute(sa.select(StreamRow.id, StreamRow.tail_uri)):
             folder = writing.stream_folder(key)
             files.difference_update((f"{folder}/records", f"{folder}/index", tail))
-    return sorted(uri for uri in files if uri not in trash and uri.rpartition("/")[0] not in trash)
+        nobodys = {uri for uri in files if uri not in trash and uri.rpartition("/")[0] not in trash}
+        if not nobodys:
+            return []
+        living = {str(key) for key in connection.scalars(sa.select(MemoryRow.id).where(_among(nobodys)))}
+        living |= {writing.stream_folder(key) for key in connection.scalars(sa.select(StreamRow.id))}
+    old = set(store.files.walk(older_than))
+    return sorted(uri for uri in nobodys if uri in old or _owner(uri) not in living)
+
+
+def _among(uris: set[str]) -> sa.ColumnElement[bool]:
+    """The memories that these files were written for. As numbers in the text: there is no limit to their number."""
+    keys = [int(key) for uri in uris if (key := _owner(uri)).isdecimal()]
+    return MemoryRow.id.in_(sa.bindparam("keys", keys, expanding=True, literal_execute=True))
+
+
+def _owner(uri: str) -> str:
+    """The stream's folder, or the memory's key, that a file was written for."""
+    folder, _, name = uri.rpartition("/")
+    return folder if folder.startswith("streams/") else name.partition(".")[0]
 
 
 def _database(connection: sa.Connection) -> Iterator[Problem]:
@@ -158,6 +180,8 @@ def _text_index_structure(store: Store) -> Iterator[Problem]:
     try:
         with store.database.write() as connection:  # FTS5 spells its check as an INSERT
             connection.exec_driver_sql("INSERT INTO fts_memory(fts_memory, rank) VALUES('integrity-check', 1)")
+    except (StoreBusy, StoreFull, SchemaTooNew):  # says nothing about the index
+        raise
     except StoreError as error:
         yield Problem(kind="text_index", id=None, detail=str(error), repaired=False)
 
@@ -235,6 +259,5 @@ def _repair(
             index.rebuild(connection)
     store.drain_trash()
     if store.files is not None:
-        for uri in left_over:
-            store.files.unlink(uri)
+        store.files.unlink(*left_over)
     return [problem.model_copy(update={"repaired": True}) for problem in problems]
