@@ -96,9 +96,33 @@ def test_rebuilt_indexes_find_the_same(full: ScopedMemories, store: Store) -> No
     assert store.verify().ok
 
 
+def test_what_is_left_of_a_memory_that_is_gone_goes_at_once(full: ScopedMemories, store: Store) -> None:
+    assert store.files is not None
+    for name in ("01/77/88.x.kv", "01/77/88.x.kv.tmp", "streams/99/records"):
+        stray = store.files.root / name
+        stray.parent.mkdir(parents=True, exist_ok=True)
+        stray.write_bytes(b"its writer was killed, and the memory deleted by another process")
+    assert {problem.kind for problem in store.verify(repair=True).problems} == {"orphan_file"}
+    assert store.verify().ok
+    assert not (store.files.root / "01").exists()
+
+
+def test_a_clock_set_back_does_not_keep_leftovers_for_ever(full: ScopedMemories, store: Store, path: Path) -> None:
+    assert store.files is not None
+    stray = store.files.root / "01" / "77" / "1.x.kv"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"left by a crash, in a year to come")
+    in_a_year = time.time() + 365 * 86400
+    os.utime(stray, (in_a_year, in_a_year))
+    sql(store, f"UPDATE schema_meta SET value = '{in_a_year}' WHERE key = 'last_sweep'")
+    store.close()
+    with Store.open(path, embedder=EMBEDDER):
+        assert not stray.exists()
+
+
 def test_leftover_files_are_swept_when_old(full: ScopedMemories, store: Store, path: Path) -> None:
     assert store.files is not None
-    stray = store.files.root / "01" / "77" / "88.x.kv"
+    stray = store.files.root / "01" / "77" / "1.x.kv"
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"left by a crash")
     assert store.verify().ok  # may be a write in progress
