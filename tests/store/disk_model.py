@@ -83,8 +83,9 @@ class Disk:
                     if dice.random() < 0.5:
                         _rename(names, folders, change)
         for folder in sorted(folders):
-            if os.path.dirname(folder) == self.folder or os.path.dirname(folder) in folders:
-                (to / os.path.relpath(folder, self.folder)).mkdir()
+            path = to / os.path.relpath(folder, self.folder)
+            if path.parent.is_dir():  # else the name of a folder above is lost
+                path.mkdir()
         for name, number in names.items():
             path = to / os.path.relpath(name, self.folder)
             if path.parent.is_dir():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pysqlite3 import dbapi2
 from store_world import ADA, DIM, EMBEDDER, attach, embed, new
 
-from agentmem.errors import InvalidInput, NotFound, StoreFull
+from agentmem.errors import InvalidInput, NotFound, StoreError, StoreFull
 from agentmem.records import Role, Scope, Tier
 from agentmem.store import ScopedMemories, Store, index
 
@@ -312,7 +312,7 @@ def test_an_error_within_the_unit_of_work_leaves_no_trace(
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "index_texts", stop_at_the_index)
-        with pytest.raises(dbapi2.OperationalError):
+        with pytest.raises(StoreError, match="disk I/O error"):
             ada.add([new("half")])
     assert ada.count() == 0
     assert store.verify().ok

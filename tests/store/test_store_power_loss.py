@@ -141,6 +141,8 @@ def test_the_replay_finds_what_is_wrong_with(mutant: str, tmp_path: Path) -> Non
     spoil, message = MUTANTS[mutant]
     with pytest.MonkeyPatch.context() as patch:
         spoil(patch)
+        # There is a folder to sweep, so the sweep is done for the day and does not clear up what is to be found.
+        (tmp_path / "store" / "memory.db.kv").mkdir(parents=True)
         disk, ops, life = record(tmp_path)
     (wrong,) = replay(tmp_path, disk, ops, life, len(ops), enough=1)
     assert message in wrong
