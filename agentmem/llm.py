@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 """Name of the small model that ships with the package."""
+DEFAULT_CODEC = "bf16"
+"""How KV is stored unless told otherwise."""
 
 
 def bundled_model() -> Path:
@@ -52,7 +54,7 @@ class MemoryLLM:
         threshold: Fused recall score (sum of z-scores) below which nothing is recalled; None for no threshold.
         window_tokens: Tokens of recent turns kept in context; None for half of the model's context.
         max_new_tokens: Default length limit of a reply.
-        codec: How KV is stored: fp32, fp16, bf16, int8, or pq (product quantisation, from ``compress`` on).
+        codec: How KV is stored: fp32, fp16, bf16, int8, int4, or pq (product quantisation, from ``compress`` on).
         hot_bytes: RAM for recently read KV.
         eviction: Budgets and half-life; see ``EvictionPolicy``.
 
@@ -73,7 +75,7 @@ class MemoryLLM:
         threshold: float | None = 1.0,
         window_tokens: int | None = None,
         max_new_tokens: int = 128,
-        codec: str = "bf16",
+        codec: str = DEFAULT_CODEC,
         hot_bytes: int = 256 * 2**20,
         eviction: EvictionPolicy | None = None,
     ):

@@ -21,17 +21,20 @@ from rich.table import Table
 
 from agentmem.evaluation.figures import Rate
 from agentmem.evaluation.machine import describe
-from agentmem.llm import BUNDLED
+from agentmem.llm import BUNDLED, DEFAULT_CODEC
 from benchmarks.machine import console
 from benchmarks.processes import lines_of
 from benchmarks.scoring import score
 from benchmarks.scripts import GROUPS, Phase
 
 
-def measure(store: Path, dialogues: int, seed: int, model: str, threads: int, console: Console) -> dict[str, Any]:
+def measure(
+    store: Path, dialogues: int, seed: int, model: str, threads: int, codec: str, console: Console
+) -> dict[str, Any]:
     """Run the five phases on a new store and score them."""
     model = str(Path(model).resolve()) if Path(model).is_dir() else model  # workers run in another folder
     options = ("--dialogues", str(dialogues), "--seed", str(seed), "--model", model, "--threads", str(threads))
+    options = (*options, "--codec", codec)
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     lines: dict[Phase, list[dict[str, Any]]] = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -86,14 +89,17 @@ def main(
     model: Annotated[str, typer.Option(envvar="AGENTMEM_TEST_MODEL", help="Folder or hub id of the model.")] = BUNDLED,
     seed: Annotated[int, typer.Option(help="Seed of what is said.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    codec: Annotated[str, typer.Option(help="How KV is stored.")] = DEFAULT_CODEC,
 ) -> None:
     """Measure recall across restarts. The exit code says whether it ran; the report says how well."""
     screen = console()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="agentmem-recall-") as folder:
-        figures = measure(Path(folder) / "memory.db", dialogues, seed, model, threads, screen)
+        figures = measure(Path(folder) / "memory.db", dialogues, seed, model, threads, codec, screen)
     name = Path(model).name  # a hub id's last part, a folder's name: no path of this machine
     options = f"--dialogues {dialogues} --seed {seed} --model {name} --threads {threads}"
+    if codec != DEFAULT_CODEC:
+        options += f" --codec {codec}"
     result = {
         "benchmark": "recall",
         "command": f"python -m benchmarks.recall {options}",
@@ -101,6 +107,7 @@ def main(
         "model": name,
         "dialogues": dialogues,
         "seed": seed,
+        "codec": codec,
         "wall_seconds": time.monotonic() - began,
         **figures,
     }

@@ -11,7 +11,7 @@ import torch
 import typer
 
 from agentmem.conversation import Conversation
-from agentmem.llm import MemoryLLM
+from agentmem.llm import DEFAULT_CODEC, MemoryLLM
 from agentmem.records import Reply, Role
 from benchmarks.processes import emit
 from benchmarks.scripts import SESSIONS, Phase, Question, Said, contains, scripts
@@ -78,11 +78,12 @@ def run(
     seed: Annotated[int, typer.Option()] = 1,
     model: Annotated[str, typer.Option()] = "bundled",
     threads: Annotated[int, typer.Option(min=1)] = 1,
+    codec: Annotated[str, typer.Option()] = DEFAULT_CODEC,
 ) -> None:
     """Run one phase for all users; one JSON line each, then one about the store."""
     torch.set_num_threads(threads)
     off = phase is Phase.ASK_WITHOUT
-    with MemoryLLM(model, store=store, top_k=0) if off else MemoryLLM(model, store=store) as llm:
+    with MemoryLLM(model, store=store, codec=codec, top_k=0 if off else None) as llm:
         for script in scripts(dialogues, seed):
             memories = llm.conversation(user=script.user).memories.stats().memories
             if phase not in SESSIONS:

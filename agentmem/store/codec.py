@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from agentmem.errors import InvalidInput, PayloadDamaged
+from agentmem.store.quantised import Parts, int4_decode, int4_encode, int8_decode, int8_encode
 from agentmem.store.quantiser import Codebooks
 
 FORMAT = "agentmem-kv-1"
@@ -34,9 +35,6 @@ _DTYPES = {
 }
 _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _LONGEST_HEADER = 1_000_000
-_LEAST_SCALE = 6.2e-5  # smallest normal fp16: finer steps than this are noise
-
-Parts = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def pack(
     Args:
         keys: per layer, float32, float16 or bfloat16 ``[H, T, D]``; all of one dtype. Left unchanged.
         values: the same for values.
-        codec: ``fp32``, ``fp16``, ``bf16``, ``int8`` (keys by channel, values by token; fp16 scales), or ``pq``.
+        codec: ``fp32``, ``fp16``, ``bf16``, ``int8`` or ``int4`` (keys by channel, values by token), or ``pq``.
         layers: see ``Unpacked``. Naming every layer in order is the same as naming none.
         offsets: see ``Unpacked``; one byte each while they are below 256.
         codebooks: what ``pq`` packs with; the other codecs need none.
@@ -262,35 +260,12 @@ def _cast(dtype: torch.dtype) -> _Codec:
     )
 
 
-def _quantise(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 with one scale for all of ``dim``."""
-    if not torch.isfinite(x).all():
-        raise InvalidInput("KV holds NaN or infinity")
-    x = x.float()
-    # The scale is rounded up to fp16 first, and the codes made for the rounded one: no code is clipped by more than
-    # half a step, and decoding multiplies by exactly what was divided by.
-    scale = (x.abs().amax(dim, keepdim=True) / 127.0).clamp_min(_LEAST_SCALE).half()
-    return (x / scale.float()).round_().clamp_(-127, 127).to(torch.int8), scale
-
-
-def _int8_encode(key: Tensor, value: Tensor) -> Parts:
-    # Keys have outlier channels that last over tokens; values vary by token.
-    k, k_scale = _quantise(key, -2)
-    v, v_scale = _quantise(value, -1)
-    return {"k": k, "k_scale": k_scale, "v": v, "v_scale": v_scale}
-
-
-def _int8_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    key = parts["k"].float().mul_(parts["k_scale"].float())
-    value = parts["v"].float().mul_(parts["v_scale"].float())
-    return key.to(dtype), value.to(dtype)
-
-
 _CODECS = {
     "fp32": _cast(torch.float32),
     "fp16": _cast(torch.float16),
     "bf16": _cast(torch.bfloat16),
-    "int8": _Codec(_int8_encode, _int8_decode),
+    "int8": _Codec(int8_encode, int8_decode),
+    "int4": _Codec(int4_encode, int4_decode),
     PQ: _Codec(lambda key, value: {"k": key, "v": value}, lambda parts, _: (parts["k"], parts["v"])),
 }
 

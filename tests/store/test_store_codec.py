@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from agentmem.errors import InvalidInput, PayloadDamaged
 from agentmem.store.codec import CODECS, FORMAT, pack, unpack
+from agentmem.store.quantised import GROUP
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -52,6 +54,39 @@ def test_int8_is_within_half_a_step(shape: tuple[int, int, int, int], dtype: str
             assert bool(((b.float() - exact).abs() <= limit).all())
 
 
+@settings(max_examples=40)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 150), st.integers(1, 70)),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    scale=st.sampled_from([1e-3, 1.0, 300.0]),
+)
+def test_int4_is_within_half_a_step_of_its_group(shape: tuple[int, int, int, int], dtype: str, scale: float) -> None:
+    keys = [t.mul(scale) for t in layers(*shape, DTYPES[dtype], 1)]
+    values = [t.mul(scale).add(5 * scale) for t in layers(*shape, DTYPES[dtype], 2)]
+    out_keys, out_values, *_ = unpack(pack(keys, values, "int4"))
+    for given_, got, dim in [(keys, out_keys, -2), (values, out_values, -1)]:
+        for a, b in zip(given_, got, strict=True):
+            assert b.dtype == a.dtype
+            assert b.shape == a.shape
+            exact = a.float()
+            groups = math.ceil(exact.shape[dim] / GROUP)
+            width = math.ceil(exact.shape[dim] / groups)
+            for e, g in zip(exact.split(width, dim), b.float().split(width, dim), strict=True):
+                step = (e.amax(dim, keepdim=True) - e.amin(dim, keepdim=True)) / 15
+                # half a step, scale and zero rounded to fp16, the dtype's own rounding
+                peak = e.abs().amax(dim, keepdim=True)
+                limit = step * 0.52 + 3 * peak * 2**-10 + e.abs() * torch.finfo(a.dtype).eps * 2 + 1e-4
+                assert bool(((g - e).abs() <= limit).all())
+
+
+def test_int4_groups_are_equal_and_a_far_token_costs_its_own_group_only() -> None:
+    key = torch.randn(1, 128, 4, generator=torch.Generator().manual_seed(0))
+    key[:, 100] *= 100
+    (got,), *_ = unpack(pack([key], [key], "int4"))
+    assert (got - key)[:, :GROUP].abs().max() < 0.3
+    assert (got - key)[:, GROUP:].abs().max() > 1.0
+
+
 def test_an_outlier_channel_of_keys_does_not_cost_the_others() -> None:
     key = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(0))
     key[:, :, 2] *= 100
@@ -66,6 +101,8 @@ def test_sizes_are_what_the_codec_promises() -> None:
     assert size["fp32"] < numbers * 4 + 600
     assert size["fp16"] == size["bf16"] < numbers * 2 + 600
     assert size["int8"] < numbers * 1.07 + 800
+    # a scale and a zero of 2 bytes each for 64 numbers of keys, and for 32 (the whole token) of values
+    assert size["int4"] < numbers * (0.5 + 4 / 64 / 2 + 4 / 32 / 2) + 900
 
 
 def test_layers_of_different_shapes_are_kept_one_by_one() -> None:
