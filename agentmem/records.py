@@ -205,7 +205,15 @@ class Problem(Record):
     """One thing that verify found wrong."""
 
     kind: Literal[
-        "payload", "payload_file", "orphan_file", "vector_index", "text_index", "database", "embedding", "stream"
+        "payload",
+        "payload_file",
+        "orphan_file",
+        "vector_index",
+        "text_index",
+        "database",
+        "embedding",
+        "stream",
+        "totals",
     ]
     id: str | None
     detail: str

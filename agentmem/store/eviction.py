@@ -7,9 +7,10 @@ MemLong's own rule, least recently used, and first in first out are there to com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from typing import Literal, get_args
 
 from agentmem.errors import InvalidInput
@@ -106,12 +107,12 @@ def least_frequent(candidates: Iterable[Candidate], policy: EvictionPolicy, now_
 
 
 def with_streams(
-    memories: list[Candidate], streams: list[Candidate], policy: EvictionPolicy, now_us: int
-) -> list[Candidate]:
+    memories: Iterable[Candidate], streams: list[Candidate], policy: EvictionPolicy, now_us: int
+) -> Iterator[Candidate]:
     """The order in which KV goes: streams continued longest ago first, those continued within the grace period last."""
     ordered = sorted(streams, key=lambda stream: (stream.last_us or 0, stream.key))
     in_use = [stream for stream in ordered if abs(now_us - (stream.last_us or 0)) < policy.grace_us]
-    return [*(stream for stream in ordered if stream not in in_use), *memories, *in_use]
+    return chain((stream for stream in ordered if stream not in in_use), memories, in_use)
 
 
 def least_recent(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: int) -> list[Candidate]:
@@ -174,39 +175,59 @@ def in_order(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: in
 
 
 def over_kv(
-    candidates: list[Candidate], budget: int, target: int, used: int, name: str, by: OrderName = "least_frequent"
+    candidates: Iterable[Candidate],
+    budget: int,
+    target: int,
+    used: int,
+    name: str,
+    by: OrderName = "least_frequent",
+    among: int | None = None,
 ) -> list[tuple[Candidate, Pruned]]:
     """When ``used`` bytes are over ``budget``: drop KV, in the order of ``candidates``, down to ``target`` bytes.
 
-    ``candidates`` are memories and streams (``with_streams``); ``by`` says what ordered them, for the reasons.
+    ``candidates`` are memories and streams (``with_streams``), of which no more are drawn than go; ``by`` says what
+    ordered them and ``among`` how many memories there were to choose from, for the reasons (None: count them).
     """
     chosen: list[tuple[Candidate, Pruned]] = []
     if used <= budget:
         return chosen
     over = f"{name} of {budget:,} bytes exceeded by {used - budget:,}"
-    rank, memories = 0, sum(not candidate.stream for candidate in candidates)
-    for candidate in candidates:
-        if used <= target:
-            break
+    if among is None:
+        candidates = list(candidates)
+        among = sum(not candidate.stream for candidate in candidates)
+    rank, drawn = 0, iter(candidates)
+    while used > target and (candidate := next(drawn, None)) is not None:
         if candidate.stream:
             chosen.append((candidate, _pruned(candidate, "drop_stream", f"a session's stream; {over}")))
         elif candidate.kv_bytes:
-            chosen.append((candidate, _pruned(candidate, "drop_kv", _why(candidate, rank, memories, over, by))))
+            chosen.append((candidate, _pruned(candidate, "drop_kv", _why(candidate, rank, among, over, by))))
         used -= candidate.kv_bytes
         rank += not candidate.stream
     return chosen
 
 
 def over_count(
-    candidates: list[Candidate], budget: int, target: int, used: int, name: str, by: OrderName = "least_frequent"
+    candidates: Iterable[Candidate],
+    budget: int,
+    target: int,
+    used: int,
+    name: str,
+    by: OrderName = "least_frequent",
+    among: int | None = None,
 ) -> list[tuple[Candidate, Pruned]]:
-    """When ``used`` memories are over ``budget``: delete, in the order of ``candidates``, down to ``target``."""
+    """When ``used`` memories are over ``budget``: delete, in the order of ``candidates``, down to ``target``.
+
+    ``by`` and ``among`` as in ``over_kv``.
+    """
     if used <= budget:
         return []
     over = f"{name} of {budget:,} exceeded by {used - budget:,}"
+    if among is None:
+        candidates = list(candidates)
+        among = len(candidates)
     return [
-        (candidate, _pruned(candidate, "delete", _why(candidate, rank, len(candidates), over, by)))
-        for rank, candidate in enumerate(candidates[: used - target])
+        (candidate, _pruned(candidate, "delete", _why(candidate, rank, among, over, by)))
+        for rank, candidate in enumerate(islice(candidates, used - target))
     ]
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput
 from agentmem.records import Scope
-from agentmem.store import tidying, writing
+from agentmem.store import tally, tidying, writing
 from agentmem.store.inputs import MAX_FINGERPRINT, check_name, now_us
 from agentmem.store.payloads import INLINE_MAX, LoadedKV, Payload
 from agentmem.store.places import AnyRow, Place, find_place
@@ -120,6 +120,7 @@ def _insert(
         old = (KVPayload.memory_id == one.key, KVPayload.kv_model_id == model_id)
         uris = sa.select(KVPayload.uri).where(*old, KVPayload.uri.is_not(None))
         connection.execute(sa.insert(KVTrash).from_select(["uri"], uris))
+        tally.take_kv(connection, KVPayload, *old)
         connection.execute(sa.delete(KVPayload).where(*old))
         data = one.new.payload
         connection.execute(
@@ -135,6 +136,7 @@ def _insert(
                 data=bytes(data) if one.uri is None else None,
             )
         )
+        tally.change(connection, place.space_id, kv_bytes=memoryview(data).nbytes)
         row = rows[one.new.id]
         writing.note(connection, place.space_id, [(row.session_id, row.uid)], "kv_attached", one.new.codec, now)
     return kept

@@ -36,7 +36,7 @@ class Filters(TypedDict, total=False):
     min_uses: int
 
 
-_HAS_KV = sa.select(KVPayload.memory_id).where(KVPayload.memory_id == MemoryRow.id).correlate(MemoryRow).exists()
+HAS_KV = sa.select(KVPayload.memory_id).where(KVPayload.memory_id == MemoryRow.id).correlate(MemoryRow).exists()
 
 
 def filter_conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
@@ -55,7 +55,7 @@ def filter_conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
         tagged = sa.select(MemoryTag.memory_id).where(MemoryTag.memory_id == MemoryRow.id, MemoryTag.tag == tag)
         found.append(tagged.correlate(MemoryRow).exists())
     if "tier" in filters:
-        found.append(_HAS_KV if _tier(filters["tier"]) is Tier.WARM else ~_HAS_KV)
+        found.append(HAS_KV if _tier(filters["tier"]) is Tier.WARM else ~HAS_KV)
     if "session" in filters:
         label = check_session(filters["session"])
         sessions = sa.select(SessionRow.id).where(SessionRow.label == label, SessionRow.space_id == MemoryRow.space_id)
@@ -101,7 +101,7 @@ def order_by(sort: str, now_us: int, half_life_us: int) -> list[sa.ColumnElement
         "attention": sa.type_coerce(MemoryUsage.attention, sa.Float),
         "frequency": frequency(now_us, half_life_us),
         "n_tokens": sa.type_coerce(MemoryRow.n_tokens, sa.Integer),
-        "kv_bytes": _kv_bytes(),
+        "kv_bytes": kv_bytes(),
     }
     key = keys.get(sort.removeprefix("-")) if isinstance(sort, str) else None
     if key is None:
@@ -112,7 +112,8 @@ def order_by(sort: str, now_us: int, half_life_us: int) -> list[sa.ColumnElement
     return [key.desc(), tie.desc()] if sort.startswith("-") else [key.asc(), tie.asc()]
 
 
-def _kv_bytes() -> sa.ColumnElement[int]:
+def kv_bytes() -> sa.ColumnElement[int]:
+    """Bytes of a memory's payloads, all fingerprints together."""
     total = sa.select(sa.func.coalesce(sa.func.sum(KVPayload.nbytes), 0))
     return total.where(KVPayload.memory_id == MemoryRow.id).correlate(MemoryRow).scalar_subquery()
 
@@ -130,7 +131,7 @@ def select_rows() -> sa.Select[Any]:
             MemoryUsage.recent_turns,
             SessionRow.label,
             Turn.uid.label("turn_uid"),
-            _kv_bytes().label("kv_bytes"),
+            kv_bytes().label("kv_bytes"),
         )
         .join(MemoryUsage, MemoryUsage.memory_id == MemoryRow.id)
         .join(Turn, Turn.id == MemoryRow.turn_id)

@@ -200,6 +200,16 @@ class StreamRow(Base):
     __table_args__ = (sa.Index("ix_stream_budget", "space_id", "nbytes"), _SERIAL)
 
 
+class Tally(Base):
+    """Running totals of a space (``tally.py``), so that budgets need no counting."""
+
+    __tablename__ = "tally"
+    space_id: Mapped[int] = mapped_column(BigId, sa.ForeignKey("space.id"), primary_key=True)
+    memories: Mapped[int] = mapped_column(sa.BigInteger)
+    kv_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    """Of memories and streams."""
+
+
 class KVTrash(Base):
     """Payload files and stream folders that no row names any more, waiting to be unlinked. Redone after a crash."""
 

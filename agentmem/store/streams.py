@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import sqlalchemy as sa
 
 from agentmem.errors import Closed, InvalidInput, PayloadDamaged, StoreBusy, StoreError, StoreFull, StreamChanged
-from agentmem.store import tidying, writing
+from agentmem.store import tally, tidying, writing
 from agentmem.store.engine import no_space
 from agentmem.store.inputs import check_int, check_meta, now_us
 from agentmem.store.schema import KVTrash, StreamRow
@@ -318,6 +318,8 @@ class StoredStream:
 
     def _set(self, connection: sa.Connection, old: Committed, **values: Any) -> None:
         mine = (StreamRow.id == self._key, StreamRow.generation == old.generation)
+        before = connection.scalar(sa.select(StreamRow.nbytes).where(*mine)) or 0
+        tally.change(connection, self._space_id, kv_bytes=values.get("nbytes", before) - before)
         if not connection.execute(sa.update(StreamRow).where(*mine).values(values)).rowcount:
             raise self._changed()
 

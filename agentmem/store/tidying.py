@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
 
 import sqlalchemy as sa
 
 from agentmem.records import Pruned, PruneReport
-from agentmem.store import writing
+from agentmem.store import tally, writing
 from agentmem.store.eviction import (
     Candidate,
     EvictionPolicy,
@@ -22,8 +24,8 @@ from agentmem.store.eviction import (
     with_streams,
 )
 from agentmem.store.places import Place
-from agentmem.store.rows import SLICE
-from agentmem.store.schema import KVPayload, MemoryRow, MemoryUsage, SessionRow, Space, StreamRow
+from agentmem.store.rows import HAS_KV, SLICE, frequency, kv_bytes
+from agentmem.store.schema import EventRow, MemoryRow, MemoryUsage, SessionRow, StreamRow, Tally
 
 _log = logging.getLogger("agentmem.store")
 
@@ -34,8 +36,6 @@ def candidates(
     connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool]], policy: EvictionPolicy, now: int
 ) -> list[Candidate]:
     """Every memory that fulfils ``conditions``, as policies see it."""
-    kv = sa.select(KVPayload.memory_id, sa.func.sum(KVPayload.nbytes).label("nbytes"))
-    sums = kv.group_by(KVPayload.memory_id).subquery()
     rows = connection.execute(
         sa.select(
             MemoryRow.id,
@@ -46,10 +46,9 @@ def candidates(
             MemoryUsage.score_us,
             MemoryUsage.last_us,
             MemoryUsage.uses,
-            sums.c.nbytes,
+            kv_bytes().label("nbytes"),
         )
         .join(MemoryUsage, MemoryUsage.memory_id == MemoryRow.id)
-        .outerjoin(sums, sums.c.memory_id == MemoryRow.id)
         .where(*conditions)
     )
     return [
@@ -59,7 +58,7 @@ def candidates(
             frequency=decayed(row.score, row.score_us, now, policy.half_life_us),
             created_us=row.created_us,
             last_us=row.last_us,
-            kv_bytes=row.nbytes or 0,
+            kv_bytes=row.nbytes,
             pinned=row.pinned,
             uses=row.uses,
         )
@@ -89,6 +88,84 @@ def streams(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[boo
     ]
 
 
+def in_turn(
+    connection: sa.Connection,
+    conditions: Sequence[sa.ColumnElement[bool]],
+    policy: EvictionPolicy,
+    now: int,
+    *,
+    warm: bool = False,
+    without: Set[int] = frozenset(),
+) -> tuple[int, Iterator[Candidate]]:
+    """How many memories may go, and which, first to go first: ``eviction.in_order``, sorted by the database.
+
+    Only those that are drawn become candidates, so a few can be evicted of many. MemLong's order is one of ranks among
+    all, and is not spared that.
+
+    Args:
+        connection: open; nothing may be written while the iterator is drawn from.
+        conditions: on memories.
+        policy: which order.
+        now: in microseconds.
+        warm: only memories with KV.
+        without: keys to leave out.
+    """
+    if warm:
+        conditions = [*conditions, HAS_KV]
+    if policy.order == "memlong":
+        every = [
+            c for c in in_order(candidates(connection, conditions, policy, now), policy, now) if c.key not in without
+        ]
+        return len(every), iter(every)
+    query = (
+        sa.select(MemoryRow.id)
+        .join(MemoryUsage, MemoryUsage.memory_id == MemoryRow.id)
+        .where(*conditions, MemoryRow.pinned.is_(False))
+        .order_by(*_order(policy, now))
+    )
+    keys = [key for key in connection.scalars(query) if key not in without]
+    return len(keys), _drawn(connection, keys, policy, now)
+
+
+def _order(policy: EvictionPolicy, now: int) -> list[sa.ColumnElement[Any]]:
+    written, key = sa.type_coerce(MemoryRow.created_us, sa.BigInteger), sa.type_coerce(MemoryRow.id, sa.BigInteger)
+    if policy.order == "fifo":
+        return [written, key]
+    if policy.order == "lru":
+        return [sa.case((MemoryUsage.last_us > MemoryRow.created_us, MemoryUsage.last_us), else_=written), key]
+    new = sa.case((MemoryRow.created_us > now - policy.grace_us, 1), else_=0)
+    return [new, frequency(now, policy.half_life_us), written, key]
+
+
+def _drawn(connection: sa.Connection, keys: Sequence[int], policy: EvictionPolicy, now: int) -> Iterator[Candidate]:
+    for start in range(0, len(keys), SLICE):
+        some = keys[start : start + SLICE]
+        found = {c.key: c for c in candidates(connection, [MemoryRow.id.in_(some)], policy, now)}
+        yield from (found[key] for key in some)
+
+
+@dataclass
+class _Level:
+    """Budgets of a space, or of all (``space_id`` None), and what is held there."""
+
+    space_id: int | None
+    most_memories: int | None
+    most_bytes: int | None
+    held: tally.Totals
+
+    @property
+    def name(self) -> str:
+        return "total" if self.space_id is None else "space"
+
+    @property
+    def over_memories(self) -> bool:
+        return self.most_memories is not None and self.held.memories > self.most_memories
+
+    @property
+    def over_bytes(self) -> bool:
+        return self.most_bytes is not None and self.held.kv_bytes > self.most_bytes
+
+
 def enforce(
     connection: sa.Connection,
     policy: EvictionPolicy,
@@ -99,62 +176,65 @@ def enforce(
     keep: int | None = None,
 ) -> PruneReport:
     """Bring spaces (one, or all), then the whole, within the policy's budgets. The stream ``keep`` does not go."""
-    spaces = [space_id] if space_id is not None else list(connection.scalars(sa.select(Space.id)))
-    pruned: list[Pruned] = []
-    gone: set[int] = set()
-    cold: set[int] = set()
-    dropped: set[int] = set()
-    levels: list[tuple[int | None, int | None, int | None, str]] = [
-        (s, policy.space_memories, policy.space_kv_bytes, "space") for s in spaces
-    ]
-    levels.append((None, policy.total_memories, policy.total_kv_bytes, "total"))
-    for space, most_memories, most_bytes, level in levels:
-        rows = [] if space is None else [MemoryRow.space_id == space]
-        memories = _count(connection, rows) if most_memories is not None else 0
-        kv_bytes = _kv_bytes(connection, space) if most_bytes is not None else 0
-        if memories <= (most_memories or 0) and kv_bytes <= (most_bytes or 0):
+    spaces = [space_id] if space_id is not None else connection.scalars(sa.select(Tally.space_id)).all()
+    chosen: Chosen = []
+    for space in [*spaces, None]:
+        held = tally.totals(connection, space)
+        if space is None:
+            level = _Level(None, policy.total_memories, policy.total_kv_bytes, held)
+            if dry_run:  # nothing has gone, so what the spaces chose is taken off here
+                level.held = _after(held, chosen)
+        else:
+            level = _Level(space, policy.space_memories, policy.space_kv_bytes, held)
+        if not level.over_memories and not level.over_bytes:
             continue
-        # A dry run changes nothing, so what an earlier level chose has to be taken off here.
-        left = [c for c in candidates(connection, rows, policy, now) if c.key not in gone]
-        left = [_without_kv(c) if c.key in cold else c for c in left]
-        of_space = [] if space is None else [StreamRow.space_id == space]
-        held = [c for c in streams(connection, of_space) if c.key not in dropped]
-        chosen = _within(left, held, most_memories, most_bytes, policy, now, level, keep)
+        more = _within(connection, level, policy, now, keep, chosen if dry_run else [])
         if not dry_run:
-            _carry_out(connection, chosen, now)
-        gone.update(c.key for c, p in chosen if p.action == "delete")
-        cold.update(c.key for c, p in chosen if p.action == "drop_kv")
-        dropped.update(c.key for c, p in chosen if p.action == "drop_stream")
-        pruned.extend(p for _, p in chosen)
-    if pruned and not dry_run:
+            _carry_out(connection, more, now)
+        chosen += more
+    gone, cold, dropped = (_keys(chosen, action) for action in ("delete", "drop_kv", "drop_stream"))
+    if chosen and not dry_run:
         _log.info("evicted: %d memories deleted, KV of %d and %d streams dropped", len(gone), len(cold), len(dropped))
-    kept = _count(connection, []) - (len(gone) if dry_run else 0)
-    return PruneReport(dry_run=dry_run, pruned=tuple(pruned), freed_kv_bytes=sum(p.kv_bytes for p in pruned), kept=kept)
+    kept = tally.totals(connection, None).memories - (len(gone) if dry_run else 0)
+    pruned = tuple(p for _, p in chosen)
+    return PruneReport(dry_run=dry_run, pruned=pruned, freed_kv_bytes=sum(p.kv_bytes for p in pruned), kept=kept)
+
+
+def _keys(chosen: Chosen, action: str) -> set[int]:
+    return {c.key for c, p in chosen if p.action == action}
+
+
+def _after(held: tally.Totals, chosen: Chosen) -> tally.Totals:
+    freed = sum(p.kv_bytes for _, p in chosen)
+    return tally.Totals(held.memories - len(_keys(chosen, "delete")), held.kv_bytes - freed)
 
 
 def _within(
-    left: list[Candidate],
-    held: list[Candidate],
-    most_memories: int | None,
-    most_bytes: int | None,
-    policy: EvictionPolicy,
-    now: int,
-    level: str,
-    keep: int | None,
+    connection: sa.Connection, level: _Level, policy: EvictionPolicy, now: int, keep: int | None, before: Chosen
 ) -> Chosen:
-    order = in_order(left, policy, now)
+    """What has to go from a level; ``before`` has been chosen already, and is still there."""
+    conditions = [] if level.space_id is None else [MemoryRow.space_id == level.space_id]
+    gone, cold, dropped = (_keys(before, action) for action in ("delete", "drop_kv", "drop_stream"))
     chosen: Chosen = []
-    if most_memories is not None and policy.order == "memlong":
-        chosen += over_count_memlong(left, most_memories, policy, now, f"{level} memory budget")
-    elif most_memories is not None:
-        target = low_water(most_memories)
-        chosen += over_count(order, most_memories, target, len(left), f"{level} memory budget", policy.order)
-    gone = {c.key for c, _ in chosen}
-    if most_bytes is not None:
-        used = sum(c.kv_bytes for c in left if c.key not in gone) + sum(c.kv_bytes for c in held)
-        rest = [c for c in order if c.key not in gone]
-        rest = with_streams(rest, [c for c in held if c.key != keep], policy, now)
-        chosen += over_kv(rest, most_bytes, low_water(most_bytes), used, f"{level} KV budget", policy.order)
+    if level.most_memories is not None and level.over_memories:
+        name = f"{level.name} memory budget"
+        if policy.order == "memlong":
+            left = [c for c in candidates(connection, conditions, policy, now) if c.key not in gone]
+            chosen = over_count_memlong(left, level.most_memories, policy, now, name)
+        else:
+            among, turn = in_turn(connection, conditions, policy, now, without=gone)
+            fitting = (_without_kv(c) if c.key in cold else c for c in turn)
+            most, held = level.most_memories, level.held.memories
+            chosen = over_count(fitting, most, low_water(most), held, name, policy.order, among)
+        level.held = _after(level.held, chosen)
+    if level.most_bytes is not None and level.over_bytes:
+        without = gone | cold | _keys(chosen, "delete")
+        among, turn = in_turn(connection, conditions, policy, now, warm=True, without=without)
+        of_space = [] if level.space_id is None else [StreamRow.space_id == level.space_id]
+        held_streams = [c for c in streams(connection, of_space) if c.key not in dropped and c.key != keep]
+        rest = with_streams(turn, held_streams, policy, now)
+        most, used, name = level.most_bytes, level.held.kv_bytes, f"{level.name} KV budget"
+        chosen = chosen + over_kv(rest, most, low_water(most), used, name, policy.order, among)
     return chosen
 
 
@@ -182,8 +262,8 @@ def prune(
         order = [c for c in in_order(everything, policy, now) if c.key not in gone]
         held = streams(connection, place.stream_conditions())
         used = sum(c.kv_bytes for c in everything if c.key not in gone) + sum(c.kv_bytes for c in held)
-        order = with_streams(order, held, policy, now)
-        chosen += over_kv(order, max_bytes, max_bytes, used, "KV limit", policy.order)
+        every = with_streams(order, held, policy, now)
+        chosen += over_kv(every, max_bytes, max_bytes, used, "KV limit", policy.order)
     if not dry_run:
         _carry_out(connection, chosen, now)
     pruned = tuple(p for _, p in chosen)
@@ -208,24 +288,20 @@ def _carry_out(connection: sa.Connection, chosen: Chosen, now: int) -> None:
             sessions[key] = (space_id, session_id)
     writing.drop_kv(connection, [c.key for c, p in chosen if p.action == "drop_kv"])
     writing.forget(connection, [c.key for c, p in chosen if p.action == "delete"])
-    for candidate, pruned in chosen:
-        space_id, session_id = sessions[candidate.key]
-        action = "evicted" if pruned.action == "delete" else "kv_dropped"
-        writing.note(connection, space_id, [(session_id, candidate.id)], action, pruned.reason, now)
+    rows = [
+        {
+            "space_id": sessions[candidate.key][0],
+            "session_id": sessions[candidate.key][1],
+            "memory_uid": candidate.id,
+            "at_us": now,
+            "action": "evicted" if pruned.action == "delete" else "kv_dropped",
+            "reason": pruned.reason,
+        }
+        for candidate, pruned in chosen
+    ]
+    if rows:
+        connection.execute(sa.insert(EventRow), rows)
 
 
 def _without_kv(candidate: Candidate) -> Candidate:
-    return Candidate(**{**vars(candidate), "kv_bytes": 0})
-
-
-def _count(connection: sa.Connection, conditions: Sequence[sa.ColumnElement[bool]]) -> int:
-    return connection.scalar(sa.select(sa.func.count(MemoryRow.id)).where(*conditions)) or 0
-
-
-def _kv_bytes(connection: sa.Connection, space_id: int | None) -> int:
-    """Of memories and streams, in a space or in all."""
-    total = 0
-    for table in (KVPayload, StreamRow):
-        query = sa.select(sa.func.coalesce(sa.func.sum(table.nbytes), 0))
-        total += connection.scalar(query if space_id is None else query.where(table.space_id == space_id)) or 0
-    return total
+    return replace(candidate, kv_bytes=0)

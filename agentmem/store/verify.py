@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from agentmem.errors import SchemaTooNew, StoreBusy, StoreError, StoreFull
 from agentmem.records import Problem, VerifyReport
-from agentmem.store import index, writing
+from agentmem.store import index, tally, writing
 from agentmem.store.inputs import text_digest
 from agentmem.store.payloads import ORPHAN_AGE
 from agentmem.store.places import AnyRow
@@ -33,6 +33,7 @@ def verify(store: Store, *, repair: bool) -> VerifyReport:
         problems.extend(_embeddings(connection))
         problems.extend(_vector_index(connection))
         problems.extend(_text_index(connection))
+        problems.extend(_totals(connection))
     problems.extend(_text_index_structure(store))
     with store.database.read() as connection:
         keys = connection.execute(sa.select(KVPayload.memory_id, KVPayload.kv_model_id)).all()
@@ -186,6 +187,13 @@ def _text_index_structure(store: Store) -> Iterator[Problem]:
         yield Problem(kind="text_index", id=None, detail=str(error), repaired=False)
 
 
+def _totals(connection: sa.Connection) -> Iterator[Problem]:
+    for kept, counted in tally.wrong(connection).values():
+        detail = f"a space has {counted.memories:,} memories and {counted.kv_bytes:,} bytes of KV, but its totals say "
+        detail += f"{kept.memories:,} and {kept.kv_bytes:,}"
+        yield Problem(kind="totals", id=None, detail=detail, repaired=False)
+
+
 def _payload(store: Store, memory_id: int, model_id: int) -> Problem | None:
     with store.database.read() as connection:
         row = connection.execute(
@@ -240,6 +248,7 @@ def _repair(
             mine = (KVPayload.memory_id == memory_id, KVPayload.kv_model_id == model_id)
             uris = sa.select(KVPayload.uri).where(*mine, KVPayload.uri.is_not(None))
             connection.execute(sa.insert(KVTrash).from_select(["uri"], uris))
+            tally.take_kv(connection, KVPayload, *mine)
             connection.execute(sa.delete(KVPayload).where(*mine))
         writing.drop_streams(connection, StreamRow.id.in_(bad_streams))
         bad = [
@@ -257,6 +266,8 @@ def _repair(
             )
         if bad or any(problem.kind in ("vector_index", "text_index") for problem in problems):
             index.rebuild(connection)
+        if any(problem.kind == "totals" for problem in problems):
+            tally.recount(connection)
     store.drain_trash()
     if store.files is not None:
         store.files.unlink(*left_over)

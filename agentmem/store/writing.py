@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput
 from agentmem.records import Scope
-from agentmem.store import index
+from agentmem.store import index, tally
 from agentmem.store.inputs import Checked
 from agentmem.store.places import AnyRow, Place, make_session, make_space
 from agentmem.store.rows import SLICE
@@ -26,6 +26,7 @@ from agentmem.store.schema import (
     SessionRow,
     Space,
     StreamRow,
+    Tally,
     Turn,
 )
 
@@ -178,6 +179,7 @@ def _insert(connection: sa.Connection, space_id: int, fresh: Sequence[_Stored], 
         "recent_turns": [],
     }
     connection.execute(sa.insert(MemoryUsage), [{"memory_id": one.key} | unused for one in fresh])
+    tally.change(connection, space_id, memories=len(fresh))
     tags = [{"memory_id": one.key, "tag": tag} for one, item in pairs for tag in item.tags]
     if tags:
         connection.execute(sa.insert(MemoryTag), tags)
@@ -222,6 +224,7 @@ def drop_kv(connection: sa.Connection, keys: Sequence[int]) -> None:
         chosen = KVPayload.memory_id.in_(keys[start : start + SLICE])
         uris = sa.select(KVPayload.uri).where(chosen, KVPayload.uri.is_not(None))
         connection.execute(sa.insert(KVTrash).from_select(["uri"], uris))
+        tally.take_kv(connection, KVPayload, chosen)
         connection.execute(sa.delete(KVPayload).where(chosen))
 
 
@@ -235,6 +238,7 @@ def drop_streams(connection: sa.Connection, *conditions: sa.ColumnElement[bool])
     keys = connection.scalars(sa.select(StreamRow.id).where(*conditions)).all()
     if keys:
         connection.execute(sa.insert(KVTrash), [{"uri": stream_folder(key)} for key in keys])
+        tally.take_kv(connection, StreamRow, *conditions)
         connection.execute(sa.delete(StreamRow).where(*conditions))
 
 
@@ -255,6 +259,7 @@ def forget(connection: sa.Connection, keys: Sequence[int]) -> None:
         some = keys[start : start + SLICE]
         for table in (Embedding, MemoryTag, MemoryUsage):
             connection.execute(sa.delete(table).where(table.memory_id.in_(some)))
+        tally.take_memories(connection, MemoryRow.id.in_(some))
         connection.execute(sa.delete(MemoryRow).where(MemoryRow.id.in_(some)))
     ordered = sorted(turn_ids)
     for start in range(0, len(ordered), SLICE):
@@ -273,6 +278,7 @@ def forget_place(connection: sa.Connection, place: Place) -> None:
     else:
         connection.execute(events)
         connection.execute(sa.delete(SessionRow).where(SessionRow.space_id == place.space_id))
+        connection.execute(sa.delete(Tally).where(Tally.space_id == place.space_id))
         connection.execute(sa.delete(Space).where(Space.id == place.space_id))
 
 
