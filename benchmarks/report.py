@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+import benchmarks.eviction
+import benchmarks.warm_load
 from agentmem.evaluation.result import Result
 from benchmarks.scripts import GROUPS
 from benchmarks.turn_latency import cells
@@ -88,19 +90,31 @@ def turn_latency(report: dict[str, Any]) -> str:
     return f"{origin(report)}\n\n{table([*head, 'of it for the turn', 'peak GPU (MiB)'], rows)}"
 
 
+def warm_load(report: dict[str, Any]) -> str:
+    """The loading benchmark as Markdown."""
+    rows = [benchmarks.warm_load.cells(row) for row in report["rows"]]
+    return f"{origin(report)}\n\n{table(benchmarks.warm_load.HEAD, rows)}"
+
+
+def eviction(report: dict[str, Any]) -> str:
+    """The comparison of eviction policies as Markdown."""
+    head = f"    {report['command']}\n\n{place_and_time(report['machine'])}"
+    return f"{head}\n\n{table(benchmarks.eviction.HEAD, benchmarks.eviction.table_rows(report['rows']))}"
+
+
 def evaluation(report: dict[str, Any]) -> str:
     """What ``agentmem eval`` measured as Markdown."""
     result = Result(report["task"], report["settings"], report["rows"])
     return f"{result.markdown()}\n{place_and_time(report['machine'])}"
 
 
-SECTIONS = {"recall": recall, "turn_latency": turn_latency}
+SECTIONS = {"recall": recall, "turn_latency": turn_latency, "warm_load": warm_load, "eviction": eviction}
 
 
 def section(report: dict[str, Any]) -> str:
     """Name of the report's place in RESULTS.md."""
     name: str = report["benchmark"]
-    return f"{name} {report['shape']}" if name == "turn_latency" else name
+    return f"{name} {report['shape']}" if name in ("turn_latency", "warm_load") else name
 
 
 def insert(results: str, name: str, text: str) -> str:
