@@ -33,8 +33,8 @@ def measure(
 ) -> dict[str, Any]:
     """Run the five phases on a new store and score them."""
     model = str(Path(model).resolve()) if Path(model).is_dir() else model  # workers run in another folder
-    options = ("--dialogues", str(dialogues), "--seed", str(seed), "--model", model, "--threads", str(threads))
-    options = (*options, "--codec", codec)
+    options = ["--dialogues", str(dialogues), "--seed", str(seed), "--model", model, "--threads", str(threads)]
+    options += ["--codec", codec]
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     lines: dict[Phase, list[dict[str, Any]]] = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

@@ -73,7 +73,7 @@ def _grouped(x: Tensor) -> Parts:
     groups, width = _layout(n)
     # Repeating the last number changes no group's least and greatest.
     padded = torch.cat([x, x[..., -1:].expand(*x.shape[:-1], groups * width - n)], -1)
-    padded = padded.unflatten(-1, (groups, width))
+    padded = padded.reshape(*x.shape[:-1], groups, width)
     zero = padded.amin(-1, keepdim=True).half()
     scale = ((padded.amax(-1, keepdim=True) - zero.float()) / _HIGHEST).clamp_min(_LEAST_SCALE).half()
     codes = ((padded - zero.float()) / scale.float()).round_().clamp_(0, _HIGHEST).to(torch.uint8).flatten()

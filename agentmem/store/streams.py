@@ -318,10 +318,10 @@ class StoredStream:
 
     def _set(self, connection: sa.Connection, old: Committed, **values: Any) -> None:
         mine = (StreamRow.id == self._key, StreamRow.generation == old.generation)
-        before = connection.scalar(sa.select(StreamRow.nbytes).where(*mine)) or 0
-        tally.change(connection, self._space_id, kv_bytes=values.get("nbytes", before) - before)
-        if not connection.execute(sa.update(StreamRow).where(*mine).values(values)).rowcount:
+        before = connection.scalar(sa.select(StreamRow.nbytes).where(*mine))
+        if before is None or not connection.execute(sa.update(StreamRow).where(*mine).values(values)).rowcount:
             raise self._changed()
+        tally.change(connection, self._space_id, kv_bytes=values.get("nbytes", before) - before)
 
     def _check_budget(self, nbytes: int) -> None:
         """A stream that is over the budget all alone is refused: evicting the others would not help."""

@@ -37,9 +37,8 @@ def change(connection: sa.Connection, space_id: int, *, memories: int = 0, kv_by
         return
     update = sa.update(Tally).where(Tally.space_id == space_id)
     values = {"memories": Tally.memories + memories, "kv_bytes": Tally.kv_bytes + kv_bytes}
-    if not connection.execute(update.values(values)).rowcount:
-        values = {"space_id": space_id, "memories": memories, "kv_bytes": kv_bytes}
-        connection.execute(sa.insert(Tally).values(values))
+    if not connection.execute(update.values(**values)).rowcount:
+        connection.execute(sa.insert(Tally).values(space_id=space_id, memories=memories, kv_bytes=kv_bytes))
 
 
 def take_memories(connection: sa.Connection, chosen: sa.ColumnElement[bool]) -> None:
