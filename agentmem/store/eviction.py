@@ -36,14 +36,14 @@ class Candidate:
     """Turns in which it was read, neither weighted nor aged."""
 
 
-OrderName = Literal["least_frequent", "memlong", "lru", "fifo"]
+OrderName = Literal["lfu", "memlong", "lru", "fifo"]
 
 
 @dataclass(frozen=True)
 class EvictionPolicy:
     """Budgets, who goes first, and how fame fades.
 
-    A budget of None is no limit; ``space`` budgets hold for each (user, agent). ``order``: "least_frequent" goes by
+    A budget of None is no limit; ``space`` budgets hold for each (user, agent). ``order``: "lfu" goes by
     usage frequency; "memlong" by plain counts of uses, with MemLong's dynamic update when there are too many memories
     (see ``counter_update``; it makes room for as many again); "lru" by the last write or read; "fifo" by age.
     """
@@ -54,8 +54,8 @@ class EvictionPolicy:
     total_memories: int | None = 1_000_000
     half_life: timedelta = timedelta(days=30)
     grace: timedelta = timedelta(hours=1)
-    """Younger memories go only when nothing older is left to go (order "least_frequent")."""
-    order: OrderName = "least_frequent"
+    """Younger memories go only when nothing older is left to go (order "lfu")."""
+    order: OrderName = "lfu"
 
     def __post_init__(self) -> None:
         for name in ("space_kv_bytes", "total_kv_bytes", "space_memories", "total_memories"):
@@ -162,7 +162,7 @@ def counter_update(uses: Sequence[int]) -> list[int]:
 
 Order = Callable[[Iterable[Candidate], EvictionPolicy, int], list[Candidate]]
 ORDERS: dict[OrderName, Order] = {
-    "least_frequent": least_frequent,
+    "lfu": least_frequent,
     "memlong": counted,
     "lru": least_recent,
     "fifo": oldest,
@@ -180,7 +180,7 @@ def over_kv(
     target: int,
     used: int,
     name: str,
-    by: OrderName = "least_frequent",
+    by: OrderName = "lfu",
     among: int | None = None,
 ) -> list[tuple[Candidate, Pruned]]:
     """When ``used`` bytes are over ``budget``: drop KV, in the order of ``candidates``, down to ``target`` bytes.
@@ -212,7 +212,7 @@ def over_count(
     target: int,
     used: int,
     name: str,
-    by: OrderName = "least_frequent",
+    by: OrderName = "lfu",
     among: int | None = None,
 ) -> list[tuple[Candidate, Pruned]]:
     """When ``used`` memories are over ``budget``: delete, in the order of ``candidates``, down to ``target``.

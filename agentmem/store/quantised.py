@@ -1,7 +1,11 @@
 """Eight and four bits per number: keys by channel, values by token (KIVI, arXiv 2402.02750).
 
 Keys have channels of outliers that last over tokens, values vary from token to token. So a scale is shared by numbers
-of one channel (keys) or of one token (values), and at four bits by a group of at most ``GROUP`` of them.
+of one channel (keys) or of one token (values), at four bits by a group of at most ``GROUP`` of them.
+
+At four bits what a group shares counts as well, so it takes two bytes: the step on a grid of powers of two, and the
+middle of the sixteen levels in quarters of a step. A few steps, some too small for the outermost numbers, are tried,
+and the one with the least squared error is kept. ``benchmarks/RESULTS.md`` has what it costs and saves.
 """
 
 from __future__ import annotations
@@ -13,10 +17,14 @@ from torch import Tensor
 
 from agentmem.errors import InvalidInput
 
-GROUP = 64
-"""Most numbers that share a scale and a zero at four bits."""
+GROUP = 128
+"""Most numbers that share a step and a middle at four bits: a whole chunk's tokens, or the heads of a token."""
 _LEAST_SCALE = 6.2e-5  # smallest normal fp16: finer steps than this are noise
-_HIGHEST = 15
+_PER_OCTAVE, _OCTAVES = 10.0, 12.0
+_STEPS = torch.exp2(torch.arange(256) / _PER_OCTAVE - _OCTAVES)
+"""The steps that there are, 7 % apart: from 0.0002, below which all is noise, to 11,000, for all that fp16 holds."""
+_TRIED = (1.0, 0.92, 0.84, 0.76)
+_QUARTERS = 4.0
 
 Parts = dict[str, Tensor]
 
@@ -35,26 +43,49 @@ def int8_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def int4_encode(key: Tensor, value: Tensor) -> Parts:
-    """``[..., H, T, D]`` each; an fp16 scale and an fp16 zero per group, two codes per byte."""
-    k = _grouped(key.transpose(-1, -2))
-    v = _grouped(value)
+    """``[..., H, T, D]`` each; two codes per byte, and for each group a uint8 step and an int8 middle.
+
+    Groups of keys are tokens of one channel; those of values are channels of one token, of all heads in a row.
+
+    Raises:
+        InvalidInput: NaN or infinity, or numbers so far apart that no step is large enough.
+    """
+    groups = [_grouped(key.transpose(-1, -2)), _grouped(_heads_in_a_row(value))]
+    codes, step, middle = (torch.cat(some) for some in zip(*groups, strict=True))
+    half = (codes.numel() + 1) // 2
+    # The first half in the low four bits, the second in the high ones: packing and unpacking copy in long runs.
+    packed = codes[:half].clone()
+    packed[: codes.numel() - half] |= codes[half:] << 4
     # The last group is padded, and two codes share a byte: the shapes cannot be told from the bytes.
     shape = torch.tensor([*key.shape, value.shape[-1]], dtype=torch.int32)
-    return (
-        {f"k_{name}": part for name, part in k.items()}
-        | {f"v_{name}": part for name, part in v.items()}
-        | {"shape": shape}
-    )
+    return {"codes": packed, "step": step, "middle": middle, "shape": shape}
 
 
 def int4_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Inverse of ``int4_encode``, within half a step. Raises ValueError when the parts do not fit together."""
-    *outer, tokens, key_dim, value_dim = (int(size) for size in parts["shape"])
-    if not outer or min(*outer, tokens, key_dim, value_dim) < 1:
+    """Inverse of ``int4_encode``. Raises ValueError when the parts do not fit together."""
+    *outer, heads, tokens, key_dim, value_dim = (int(size) for size in parts["shape"])
+    if min(*outer, heads, tokens, key_dim, value_dim) < 1:
         raise ValueError(f"a shape of {parts['shape'].tolist()}")
-    key = _ungrouped(parts, "k", [*outer, key_dim, tokens])
-    value = _ungrouped(parts, "v", [*outer, tokens, value_dim])
-    return key.transpose(-1, -2).to(dtype).contiguous(), value.to(dtype)
+    shapes = [*outer, heads, key_dim, tokens], [*outer, tokens, heads * value_dim]
+    layouts = [(math.prod(shape[:-1]), *_layout(shape[-1])) for shape in shapes]
+    groups = [rows * several for rows, several, _ in layouts]
+    sizes = [count * width for count, (_, _, width) in zip(groups, layouts, strict=True)]
+    packed, step, middle = parts["codes"], parts["step"], parts["middle"]
+    total = sum(sizes)
+    if packed.shape != ((total + 1) // 2,) or step.shape != (sum(groups),) or middle.shape != step.shape:
+        raise ValueError(f"{packed.numel()} bytes and {step.numel()} steps for {total} codes in {sum(groups)} groups")
+    codes = torch.split(torch.cat([packed & 15, packed >> 4])[:total], sizes)
+    scale = _STEPS[step.int()]
+    zero = scale * (middle.float() / _QUARTERS - 7.5)
+    made = []
+    for shape, (_, _, width), code, a, b in zip(
+        shapes, layouts, codes, torch.split(scale, groups), torch.split(zero, groups), strict=True
+    ):
+        numbers = torch.addcmul(b[:, None], code.reshape(-1, width), a[:, None])
+        made.append(numbers.reshape(*shape[:-1], -1)[..., : shape[-1]].to(dtype))
+    key, value = made
+    value = value.reshape(*outer, tokens, heads, value_dim).transpose(-2, -3)
+    return key.transpose(-1, -2).contiguous(), value.contiguous()
 
 
 def _symmetric(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -66,35 +97,40 @@ def _symmetric(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return (x / scale.float()).round_().clamp_(-127, 127).to(torch.int8), scale
 
 
-def _grouped(x: Tensor) -> Parts:
-    """Groups along the last dim ``n``: codes uint8 (half as many as numbers), scales and zeros ``[..., groups]``."""
+def _heads_in_a_row(value: Tensor) -> Tensor:
+    """``[..., H, T, D]`` as ``[..., T, H * D]``."""
+    return value.transpose(-2, -3).flatten(-2)
+
+
+def _grouped(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Groups along the last dim: codes 0..15 (uint8), and per group its step (uint8) and middle (int8); all flat."""
     x = _finite(x)
     n = x.shape[-1]
-    groups, width = _layout(n)
+    several, width = _layout(n)
     # Repeating the last number changes no group's least and greatest.
-    padded = torch.cat([x, x[..., -1:].expand(*x.shape[:-1], groups * width - n)], -1)
-    padded = padded.reshape(*x.shape[:-1], groups, width)
-    zero = padded.amin(-1, keepdim=True).half()
-    scale = ((padded.amax(-1, keepdim=True) - zero.float()) / _HIGHEST).clamp_min(_LEAST_SCALE).half()
-    codes = ((padded - zero.float()) / scale.float()).round_().clamp_(0, _HIGHEST).to(torch.uint8).flatten()
-    half = (codes.numel() + 1) // 2
-    low, high = codes[:half], codes[half:]
-    # The first half in the low four bits, the second in the high ones: packing and unpacking copy in long runs.
-    packed = low.clone()
-    packed[: high.numel()] |= high << 4
-    return {"codes": packed, "scale": scale.squeeze(-1), "zero": zero.squeeze(-1)}
-
-
-def _ungrouped(parts: Parts, name: str, shape: list[int]) -> Tensor:
-    """float32 of ``shape``."""
-    packed, scale, zero = (parts[f"{name}_{part}"] for part in ("codes", "scale", "zero"))
-    groups, width = _layout(shape[-1])
-    count = math.prod(shape[:-1]) * groups * width
-    if packed.dim() != 1 or packed.numel() != (count + 1) // 2:
-        raise ValueError(f"{packed.numel()} bytes for {count} codes")
-    codes = torch.cat([packed & _HIGHEST, packed >> 4])[:count].reshape(*shape[:-1], groups, width)
-    numbers = torch.addcmul(zero.float()[..., None], codes.float(), scale.float()[..., None])
-    return numbers.flatten(-2)[..., : shape[-1]]
+    padded = torch.cat([x, x[..., -1:].expand(*x.shape[:-1], several * width - n)], -1).reshape(-1, width)
+    low, high = padded.amin(-1, keepdim=True), padded.amax(-1, keepdim=True)
+    centre = (low + high) / 2
+    # The middle is at most 127 quarters of a step: far from 0, steps are no finer than that allows.
+    least = torch.maximum(centre.abs() * (_QUARTERS / 127), _STEPS[0])
+    if bool(((high - low) / 15 > _STEPS[-1]).any()) or bool((least > _STEPS[-1]).any()):
+        raise InvalidInput("KV holds numbers that int4 cannot (too large); use bf16 or fp32")
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    fewest = padded.new_full((padded.shape[0], 1), math.inf)
+    for share in _TRIED:
+        wanted = torch.maximum((high - low) * (share / 15), least)
+        step = (_PER_OCTAVE * (wanted.log2() + _OCTAVES)).round_().clamp_(0, 255)
+        scale = _STEPS[step.long()]
+        middle = (centre / scale * _QUARTERS).round_().clamp_(-128, 127)
+        zero = scale * (middle / _QUARTERS - 7.5)
+        codes = ((padded - zero) / scale).round_().clamp_(0, 15)
+        error = (torch.addcmul(zero, codes, scale) - padded).square_().sum(-1, keepdim=True)
+        made = codes.to(torch.uint8), step.to(torch.uint8), middle.to(torch.int8)
+        better = error < fewest
+        best = made if best is None else tuple(torch.where(better, a, b) for a, b in zip(made, best, strict=True))  # type: ignore[assignment]
+        fewest = torch.minimum(fewest, error)
+    assert best is not None
+    return best[0].flatten(), best[1].flatten(), best[2].flatten()
 
 
 def _layout(n: int) -> tuple[int, int]:

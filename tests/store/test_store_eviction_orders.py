@@ -93,7 +93,7 @@ def test_lru_and_fifo(rows: list[tuple[int, int | None, bool]]) -> None:
 
 
 def test_an_unknown_order_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="least_frequent, memlong, lru, fifo"):
+    with pytest.raises(InvalidInput, match="lfu, memlong, lru, fifo"):
         EvictionPolicy(order="random")  # type: ignore[arg-type]
 
 

@@ -118,7 +118,7 @@ ROWS = st.lists(
 
 
 @settings(max_examples=40)
-@given(rows=ROWS, by=st.sampled_from(["least_frequent", "memlong", "lru", "fifo"]), warm=st.booleans())
+@given(rows=ROWS, by=st.sampled_from(["lfu", "memlong", "lru", "fifo"]), warm=st.booleans())
 def test_the_database_sorts_as_the_policy_does(
     rows: list[tuple[int, int | None, int, float, bool, bool]], by: OrderName, warm: bool
 ) -> None:
