@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,6 +12,7 @@ from agentmem.chunking import chunk_text
 from agentmem.errors import InvalidInput
 from agentmem.records import Event, Forgotten, Hit, Memory, PruneReport, Role, Scope, Stats, VerifyReport
 from agentmem.store import ScopedMemories, Store
+from agentmem.store.inputs import check_age
 from agentmem.text import check_text
 from agentmem.writer import Turn, Writer
 
@@ -35,12 +36,23 @@ class Memories:
         session: str | None = None,
         tags: Sequence[str] = (),
         meta: dict[str, Any] | None = None,
+        ttl: timedelta | str | None = None,
     ) -> list[Memory]:
         """Remember a text: one memory per chunk, in one transaction. Returns after the commit; KV follows.
 
+        With ``ttl`` (a timedelta, or "12h", "30d", "8w") it is forgotten after so long, pinned or not.
+
         Raises InvalidInput for text that cannot be stored, and StoreError when nothing was stored.
         """
-        turn = Turn(Role(role), check_text(text), session, uuid4().hex, tags=tuple(tags), meta=meta or {})
+        turn = Turn(
+            Role(role),
+            check_text(text),
+            session,
+            uuid4().hex,
+            tags=tuple(tags),
+            meta=meta or {},
+            expires_at=_expiry(ttl),
+        )
         return self._writer.write(self._handle, [turn])
 
     def search(
@@ -90,6 +102,10 @@ class Memories:
         """Pinned memories are never evicted."""
         return self._handle.pin(id, pinned)
 
+    def expire(self, id: str, ttl: timedelta | str | None) -> Memory:
+        """Forget a memory so long from now (a timedelta, or "12h", "30d", "8w"); None: keep it. Raises NotFound."""
+        return self._handle.expire(id, _expiry(ttl))
+
     def delete(self, id: str | Sequence[str]) -> Forgotten:
         """Forget: nothing of it remains in any table, index or file of the store. Raises NotFound."""
         return self._handle.delete(id)
@@ -129,3 +145,13 @@ class Memories:
 
     def __len__(self) -> int:
         return self._handle.count()
+
+
+def _expiry(ttl: timedelta | str | None) -> datetime | None:
+    """When something expires that is to last for ``ttl`` from now."""
+    if ttl is None:
+        return None
+    try:
+        return datetime.now(UTC) + timedelta(microseconds=check_age(ttl, "ttl"))
+    except OverflowError as error:
+        raise InvalidInput(f"ttl of {ttl!r} goes beyond the calendar; leave it out to keep the memory") from error

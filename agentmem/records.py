@@ -85,6 +85,8 @@ class Memory(Record):
     """Usage frequency now: reads weighted by attention share, aged by half-life. Eviction orders by it."""
     last_used: datetime | None = None
     pinned: bool = False
+    expires_at: datetime | None = None
+    """UTC, from when on it is not there any more; None: never."""
     tier: Tier = Tier.COLD
     kv_bytes: int = 0
     tags: tuple[str, ...] = ()

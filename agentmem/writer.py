@@ -38,6 +38,7 @@ class Turn:
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     tags: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    expires_at: datetime | None = None
 
 
 class Writer:
@@ -97,6 +98,7 @@ class Writer:
                 created_at=turn.created_at,
                 tags=turn.tags,
                 meta=turn.meta,
+                expires_at=turn.expires_at,
             )
             for (turn, number, chunk), vector in zip(cut, vectors, strict=True)
         ]

@@ -136,6 +136,7 @@ def _details(memory: Memory) -> list[tuple[str, object]]:
         ("Frequency", f"{memory.frequency:.3f}"),
         ("Last used", when(memory.last_used) or "never"),
         ("Pinned", "yes" if memory.pinned else "no"),
+        ("Expires", when(memory.expires_at) or "never"),
     ]
     if memory.scope.agent:
         rows.insert(2, ("Agent", memory.scope.agent))

@@ -55,7 +55,8 @@ class NewMemory:
     ``embedding`` is float32 ``(dim,)``, finite, L2-normalised; None leaves it to ``Store.pending_embeddings``.
     ``turn`` groups the chunks of one turn. ``session`` None means no session (or, in a handle that is narrowed to a
     session, that one). ``created_at`` carries a time zone; None is now. With an ``id`` of the caller's own, adding the
-    same text again changes nothing.
+    same text again changes nothing. From ``expires_at`` (with a time zone; None: never) the memory is not there any
+    more, pinned or not.
     """
 
     text: str
@@ -70,6 +71,7 @@ class NewMemory:
     meta: Mapping[str, Any] = field(default_factory=dict)
     id: str | None = None
     pinned: bool = False
+    expires_at: datetime | None = None
 
 
 def text_digest(text: str) -> bytes:
@@ -176,12 +178,12 @@ def check_vector(vector: object, dim: int) -> bytes:
     return packed.tobytes()
 
 
-def check_age(age: object) -> int:
+def check_age(age: object, what: str = "unused_for") -> int:
     """A timedelta, or "12h", "30d", "8w", in microseconds."""
     found = _AGE.fullmatch(age.strip()) if isinstance(age, str) else None
     delta = int(found[1]) * _UNITS[found[2]] if found else age
     if not isinstance(delta, timedelta) or delta < timedelta(0):
-        raise InvalidInput(f"unused_for must be a timedelta from 0, or such as '12h', '30d', '8w', not {age!r}")
+        raise InvalidInput(f"{what} must be a timedelta from 0, or such as '12h', '30d', '8w', not {age!r}")
     return delta // _MICROSECOND
 
 
@@ -190,6 +192,20 @@ def to_us(moment: object, what: str) -> int:
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise InvalidInput(f"{what} must be a datetime with time zone, such as datetime.now(UTC), not {moment!r}")
     return (moment - _EPOCH) // _MICROSECOND
+
+
+def check_expiry(moment: object, now: int) -> int | None:
+    """When something expires, in microseconds; None: never.
+
+    Raises:
+        InvalidInput: no datetime with a time zone, or one that has passed.
+    """
+    if moment is None:
+        return None
+    us = to_us(moment, "expires_at")
+    if us <= now:
+        raise InvalidInput(f"expires_at is {moment}, which has passed; delete the memory, or do not add it")
+    return us
 
 
 def from_us(us: int) -> datetime:
@@ -219,6 +235,7 @@ class Checked:
     tags: tuple[str, ...]
     meta: dict[str, Any]
     pinned: bool
+    expires_us: int | None
 
 
 def check_new(memory: object, embedder: EmbedderId | None, session: str | None, now: int) -> Checked:
@@ -253,4 +270,5 @@ def check_new(memory: object, embedder: EmbedderId | None, session: str | None, 
         tags=check_tags(memory.tags),
         meta=check_meta(memory.meta),
         pinned=memory.pinned,
+        expires_us=check_expiry(memory.expires_at, now),
     )

@@ -14,7 +14,7 @@ from pysqlite3 import dbapi2 as driver
 from agentmem.errors import SchemaTooNew, StoreBusy, StoreOpenError
 from agentmem.store.engine import APPLICATION_ID, Database, refused, translate
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in ``migrations/versions``. Revisions are numbered, so that newer can be told from unknown."""
 
 _MAGIC = b"SQLite format 3\0"

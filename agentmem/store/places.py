@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentmem.records import Scope
+from agentmem.store.inputs import now_us
 from agentmem.store.schema import MemoryRow, SessionRow, Space, StreamRow
 
 AnyRow = sa.Row[*tuple[Any, ...]]
@@ -22,9 +23,15 @@ class Place:
     space_id: int
     session_id: int | None
     """Set only when the scope is narrowed to one session."""
+    now_us: int
+    """When it was looked up; what had expired by then is not there."""
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """What a memory row must fulfil to belong to the scope."""
+        """What a memory row must fulfil to belong to the scope, and not to have expired."""
+        return [*self.rows(), not_expired(self.now_us)]
+
+    def rows(self) -> list[sa.ColumnElement[bool]]:
+        """What a memory row must fulfil to belong to the scope, expired ones included. Only for erasing them."""
         conditions = [MemoryRow.space_id == self.space_id]
         if self.session_id is not None:
             conditions.append(MemoryRow.session_id == self.session_id)
@@ -38,6 +45,11 @@ class Place:
         return conditions
 
 
+def not_expired(now: int) -> sa.ColumnElement[bool]:
+    """What a memory row must fulfil to be there."""
+    return sa.or_(MemoryRow.expires_us.is_(None), MemoryRow.expires_us > now)
+
+
 def find_place(connection: sa.Connection, scope: Scope) -> Place | None:
     """The keys of a scope, or None when nothing was ever written to it."""
     space_id = connection.scalar(
@@ -46,26 +58,26 @@ def find_place(connection: sa.Connection, scope: Scope) -> Place | None:
     if space_id is None:
         return None
     if scope.session is None:
-        return Place(scope, space_id, None)
+        return Place(scope, space_id, None, now_us())
     session_id = connection.scalar(
         sa.select(SessionRow.id).where(SessionRow.space_id == space_id, SessionRow.label == scope.session)
     )
-    return None if session_id is None else Place(scope, space_id, session_id)
+    return None if session_id is None else Place(scope, space_id, session_id, now_us())
 
 
-def make_space(connection: sa.Connection, scope: Scope, now_us: int) -> int:
+def make_space(connection: sa.Connection, scope: Scope, now: int) -> int:
     """Key of the (user, agent) of a scope, created when missing."""
     row = connection.scalar(sa.select(Space.id).where(Space.user_key == scope.user, Space.agent_key == scope.agent))
     if row is not None:
         return row
-    values = {"user_key": scope.user, "agent_key": scope.agent, "created_us": now_us}
+    values = {"user_key": scope.user, "agent_key": scope.agent, "created_us": now}
     return connection.execute(sa.insert(Space).values(values).returning(Space.id)).scalar_one()
 
 
-def make_session(connection: sa.Connection, space_id: int, label: str, now_us: int) -> int:
+def make_session(connection: sa.Connection, space_id: int, label: str, now: int) -> int:
     """Key of a session of a space, created when missing."""
     row = connection.scalar(sa.select(SessionRow.id).where(SessionRow.space_id == space_id, SessionRow.label == label))
     if row is not None:
         return row
-    values = {"space_id": space_id, "label": label, "created_us": now_us}
+    values = {"space_id": space_id, "label": label, "created_us": now}
     return connection.execute(sa.insert(SessionRow).values(values).returning(SessionRow.id)).scalar_one()

@@ -170,6 +170,7 @@ def to_memories(
             frequency=decayed(row.score, row.score_us, now_us, half_life_us),
             last_used=None if row.last_us is None else from_us(row.last_us),
             pinned=row.pinned,
+            expires_at=None if row.expires_us is None else from_us(row.expires_us),
             tier=Tier.WARM if row.kv_bytes else Tier.COLD,
             kv_bytes=row.kv_bytes,
             tags=tuple(tags.get(row.id, ())),

@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 BigId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """64-bit key; on SQLite it must be spelled INTEGER to be the rowid."""
 
+_DATED = sa.text("expires_us IS NOT NULL")
 _SERIAL = {"sqlite_autoincrement": True}
 
 
@@ -84,11 +85,16 @@ class MemoryRow(Base):
     text_sha256: Mapped[bytes] = mapped_column(sa.LargeBinary(32))
     pinned: Mapped[bool] = mapped_column(sa.Boolean)
     meta: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    expires_us: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """From then on it is not there; the next write takes it out of the files (``expiry.py``)."""
     __table_args__ = (
         sa.UniqueConstraint("space_id", "uid"),
         sa.UniqueConstraint("turn_id", "chunk_no"),
         sa.Index("ix_memory_created", "space_id", "created_us"),
         sa.Index("ix_memory_session", "session_id"),
+        # Only of those that expire: asking whether some have is one look into an index that is mostly empty.
+        sa.Index("ix_memory_expires", "expires_us", sqlite_where=_DATED, postgresql_where=_DATED),
+        sa.Index("ix_memory_space_expires", "space_id", "expires_us", sqlite_where=_DATED, postgresql_where=_DATED),
         _SERIAL,
     )
 
@@ -208,6 +214,8 @@ class Tally(Base):
     memories: Mapped[int] = mapped_column(sa.BigInteger)
     kv_bytes: Mapped[int] = mapped_column(sa.BigInteger)
     """Of memories and streams."""
+    erasures: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    """Grows whenever a memory or its KV is removed: by it, hot tiers know that they hold something that is gone."""
 
 
 class KVTrash(Base):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -11,12 +11,13 @@ import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput, NotFound
 from agentmem.records import Event, Forgotten, Hit, Memory, PruneReport, Scope, Stats
-from agentmem.store import kv, search, stream_opening, tidying, transfer, writing
+from agentmem.store import expiry, kv, search, stream_opening, tidying, transfer, writing
 from agentmem.store.inputs import (
     MAX_TEXT,
     NewMemory,
     Vector,
     check_age,
+    check_expiry,
     check_int,
     check_meta,
     check_name,
@@ -77,11 +78,15 @@ class ScopedMemories:
         if not items:
             return []
         with self._store.write() as connection:
+            place = find_place(connection, self.scope)
+            expired = expiry.make_way(connection, place.space_id, items, now) if place else []
             space_id, keys = writing.add(connection, self.scope, items, self._store.model_id, now)
             added = self._by_keys(connection, keys, now)
             report = tidying.enforce(connection, self._store.policy, space_id, now)
         if report.pruned:
             self._store.drain_trash()
+        if expired:
+            self._store.erase(expired, wait=0.0)
         self._store.finish_erasure(wait=0.0)
         return [added[key] for key in keys]
 
@@ -163,6 +168,23 @@ class ScopedMemories:
                 writing.note(connection, place.space_id, [(row.session_id, id)], action, "", now)
             return self._by_keys(connection, [row.id], now)[row.id]
 
+    def expire(self, id: str, at: datetime | None) -> Memory:
+        """Set from when on a memory is not there any more; None: never.
+
+        Raises:
+            NotFound: no such memory in this scope.
+            InvalidInput: no datetime with a time zone, or one that has passed; nothing was changed.
+        """
+        check_name(id, "id")
+        now = now_us()
+        expires_us = check_expiry(at, now)
+        with self._store.write() as connection:
+            place, row = self._row(connection, id)
+            connection.execute(sa.update(MemoryRow).where(MemoryRow.id == row.id).values(expires_us=expires_us))
+            reason = "expires never" if at is None else f"expires {at.astimezone(UTC).isoformat(' ', 'seconds')}"
+            writing.note(connection, place.space_id, [(row.session_id, id)], "updated", reason, now)
+            return self._by_keys(connection, [row.id], now)[row.id]
+
     def delete(self, ids: str | Iterable[str]) -> Forgotten:
         """Forget memories, provably: rows, vectors, index, neighbours' keys, KV, their session's stream, log pages.
 
@@ -192,7 +214,7 @@ class ScopedMemories:
             if place is None:
                 return Forgotten(ids=(), complete=True)
             columns = (MemoryRow.id, MemoryRow.uid, MemoryRow.turn_id, MemoryRow.session_id)
-            rows = connection.execute(sa.select(*columns).where(*place.conditions())).all()
+            rows = connection.execute(sa.select(*columns).where(*place.rows())).all()
             self._forget(connection, place, list(rows), "forget_scope")
             writing.forget_place(connection, place)
         complete = self._store.erase([(row.turn_id, row.id) for row in rows])
@@ -330,6 +352,7 @@ class ScopedMemories:
             if place is None:
                 return []
             gone = {row.id for row in keys_of(connection, place, unwanted).values()}
+            gone |= expiry.expired_keys(connection, place.space_id, now)
             found = search.search(
                 connection,
                 place,

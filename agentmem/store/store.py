@@ -17,11 +17,12 @@ import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput, StoreError, StoreOpenError
 from agentmem.records import PendingEmbedding, PruneReport, Role, Scope, Stats, VerifyReport
-from agentmem.store import index, opening, tidying, usage, verify, writing
+from agentmem.store import expiry, index, opening, tidying, usage, verify, writing
 from agentmem.store.engine import Database
 from agentmem.store.eviction import EvictionPolicy
 from agentmem.store.inputs import EmbedderId, Vector, check_int, check_vector, from_us, now_us, text_digest
 from agentmem.store.payloads import ORPHAN_AGE, PayloadFiles
+from agentmem.store.places import not_expired
 from agentmem.store.rows import SLICE
 from agentmem.store.schema import Embedding, EmbeddingModel, KVTrash, MemoryRow, SchemaMeta, Space
 from agentmem.store.scoped import ScopedMemories
@@ -96,6 +97,10 @@ class Store:
         self.database.watch_schema(opening.refuse_newer)
         self.model_id = self._register_embedder()
         self._erasure_due = True  # a process may have died between a delete and its checkpoint
+        try:
+            self.erase_expired()
+        except StoreError as error:  # a full disk, say: nobody sees what has expired, and the store is of use
+            _log.warning("what has expired is erased later: %s", error)
         self.drain_trash()
         self._sweep_daily()
         self.finish_erasure(wait=0.0)
@@ -136,11 +141,13 @@ class Store:
         """Everything in numbers."""
         self.flush_uses()
         with self.database.read() as connection:
-            return count_up(connection, [], [], self.file_bytes())
+            return count_up(connection, [not_expired(now_us())], [], self.file_bytes())
 
     def evict(self, *, dry_run: bool = False) -> PruneReport:
         """Bring every space, and the whole, within the budgets of the policy. Runs by itself after each write."""
         self.flush_uses()
+        if not dry_run:
+            self.erase_expired()
         with self.database.write() as connection:
             report = tidying.enforce(connection, self.policy, None, now_us(), dry_run=dry_run)
         self.drain_trash()
@@ -171,7 +178,8 @@ class Store:
             Embedding.memory_id == MemoryRow.id, Embedding.model_id == self.model_id
         )
         columns = sa.select(MemoryRow.id, MemoryRow.text, MemoryRow.role, MemoryRow.created_us)
-        query = columns.where(~done.correlate(MemoryRow).exists()).order_by(MemoryRow.id).limit(limit)
+        wanted = (~done.correlate(MemoryRow).exists(), not_expired(now_us()))
+        query = columns.where(*wanted).order_by(MemoryRow.id).limit(limit)
         with self.database.read() as connection:
             return [
                 PendingEmbedding(key=row.id, text=row.text, role=Role(row.role), created_at=from_us(row.created_us))
@@ -206,16 +214,35 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A write transaction that takes the buffered uses along."""
+        """A write transaction that takes the buffered uses along, and erases some of what has expired."""
         taken: dict[usage.UseKey, float] = {}
         try:
             with self.database.write() as connection:
+                expired = expiry.erase(connection, now_us(), most=expiry.MOST)
                 taken = self.uses.take()
                 usage.credit(connection, taken, self.policy.half_life_us)
                 yield connection
         except BaseException:
             self.uses.record(taken.items())
             raise
+        if expired:
+            self.erase(expired, wait=0.0)
+
+    def erase_expired(self) -> int:
+        """Take everything that has expired out of the files; returns how many memories. Nobody saw them any more.
+
+        Each write takes a few along, opening and ``evict`` all of them.
+        """
+        total = 0
+        while True:
+            with self.database.read() as connection:
+                left = sa.select(sa.func.count()).select_from(MemoryRow).where(expiry.has_expired(now_us()))
+                n = connection.scalar(left)
+            if not n:
+                return total
+            with self.write():
+                pass
+            total += min(n, expiry.MOST)
 
     def flush_uses(self) -> None:
         """Write buffered uses, if there are any. When that fails they wait: no reader is refused for a count."""
@@ -245,13 +272,13 @@ class Store:
             return False
         return True
 
-    def erase(self, memories: Sequence[tuple[int, int]]) -> bool:
+    def erase(self, memories: Sequence[tuple[int, int]], wait: float = 2.0) -> bool:
         """After (turn key, memory key) left the tables: their files, then the log. True when no byte is left."""
         done = self.drain_trash()
         if self.files is not None:
             left = [uri for turn_id, key in memories for uri in self.files.of_memory(turn_id, key)]
             done = self.discard(left) and done
-        return self.finish_erasure(wait=2.0, due=True) and done
+        return self.finish_erasure(wait=wait, due=True) and done
 
     def discard(self, uris: Sequence[str]) -> bool:
         """Unlink files that no row ever named. False when some are left: the sweep will find them."""

@@ -8,10 +8,10 @@ import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput, StoreError
 from agentmem.records import Scope
-from agentmem.store import writing
+from agentmem.store import expiry, writing
 from agentmem.store.inputs import MAX_FINGERPRINT, check_int, check_session, now_us
 from agentmem.store.places import AnyRow, make_session, make_space
-from agentmem.store.schema import SessionRow, Space, StreamRow
+from agentmem.store.schema import MemoryRow, SessionRow, Space, StreamRow
 from agentmem.store.stream_files import StreamFiles
 from agentmem.store.streams import Committed, StoredStream
 from agentmem.text import check_text
@@ -34,6 +34,8 @@ def open_stream(
         why: str | None = None
         with store.database.read() as connection:
             row = _find(connection, scope, label)
+        if row is not None and _outlived(store, row):
+            continue
         if row is not None:
             found = _usable(store, row, fingerprint, record_bytes, index_bytes)
             if isinstance(found, StreamFiles):
@@ -104,6 +106,17 @@ def _usable(
         return files
     files.close()
     return why
+
+
+def _outlived(store: Store, row: AnyRow) -> bool:
+    """True when a memory of its session had expired: it was erased, and the stream with it."""
+    with store.database.read() as connection:
+        if not expiry.in_session_of(connection, row.id, now_us()):
+            return False
+    with store.write() as connection:
+        gone = expiry.erase(connection, now_us(), MemoryRow.session_id == row.session_id)
+    store.erase(gone, wait=0.0)
+    return True
 
 
 def _create(store: Store, key: int, record_bytes: int, index_bytes: int) -> StreamFiles | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import sqlalchemy as sa
 
 from agentmem.errors import Closed, InvalidInput, PayloadDamaged, StoreBusy, StoreError, StoreFull, StreamChanged
-from agentmem.store import tally, tidying, writing
+from agentmem.store import expiry, tally, tidying, writing
 from agentmem.store.engine import no_space
 from agentmem.store.inputs import check_int, check_meta, now_us
 from agentmem.store.schema import KVTrash, StreamRow
@@ -108,7 +108,10 @@ class StoredStream:
         return self._committed.meta
 
     def is_current(self) -> bool:
-        """True while the stream stored is the one that was opened or last committed here."""
+        """True while the stream stored is the one that was opened or last committed here, and nothing of it expired."""
+        with self._store.database.read() as connection:
+            if expiry.in_session_of(connection, self._key, now_us()):
+                return False
         return self._generation() == self._committed.generation
 
     def tail(self) -> bytes | bytearray | None:

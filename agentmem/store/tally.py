@@ -5,6 +5,7 @@ Every write asks whether a budget is exceeded; counting a million rows for that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -32,11 +33,16 @@ def totals(connection: sa.Connection, space_id: int | None) -> Totals:
 
 
 def change(connection: sa.Connection, space_id: int, *, memories: int = 0, kv_bytes: int = 0) -> None:
-    """Add to a space's totals; numbers below 0 take away."""
+    """Add to a space's totals; numbers below 0 take away, and count as an erasure."""
     if not memories and not kv_bytes:
         return
     update = sa.update(Tally).where(Tally.space_id == space_id)
-    values = {"memories": Tally.memories + memories, "kv_bytes": Tally.kv_bytes + kv_bytes}
+    erased = int(memories < 0 or kv_bytes < 0)
+    values = {
+        "memories": Tally.memories + memories,
+        "kv_bytes": Tally.kv_bytes + kv_bytes,
+        "erasures": Tally.erasures + erased,
+    }
     if not connection.execute(update.values(**values)).rowcount:
         connection.execute(sa.insert(Tally).values(space_id=space_id, memories=memories, kv_bytes=kv_bytes))
 
@@ -57,6 +63,12 @@ def take_kv(
         change(connection, space_id, kv_bytes=-int(nbytes))
 
 
+def erasures(connection: sa.Connection, space_ids: Sequence[int]) -> dict[int, int]:
+    """How often something of these spaces was erased. A space that was forgotten is absent."""
+    query = sa.select(Tally.space_id, Tally.erasures).where(Tally.space_id.in_(space_ids))
+    return dict(connection.execute(query).all())
+
+
 def wrong(connection: sa.Connection) -> dict[int, tuple[Totals, Totals]]:
     """By space: the totals kept and those counted, where they differ."""
     found = {}
@@ -69,8 +81,12 @@ def wrong(connection: sa.Connection) -> dict[int, tuple[Totals, Totals]]:
 
 def recount(connection: sa.Connection) -> None:
     """Count everything, and keep that. For ``verify``, and for whoever fills the tables past this package's writes."""
+    known = dict(connection.execute(sa.select(Tally.space_id, Tally.erasures)).all())
     connection.execute(sa.delete(Tally))
-    rows = [{"space_id": space_id, **vars(counted)} for space_id, counted in _count(connection).items()]
+    rows = [
+        {"space_id": space_id, **vars(counted), "erasures": known.get(space_id, 0) + 1}
+        for space_id, counted in _count(connection).items()
+    ]
     if rows:
         connection.execute(sa.insert(Tally), rows)
 

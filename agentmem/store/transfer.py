@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput, StoreError, StoreFull
 from agentmem.records import Scope
-from agentmem.store import tidying, writing
+from agentmem.store import expiry, tidying, writing
 from agentmem.store.engine import no_space
 from agentmem.store.inputs import Checked, EmbedderId, NewMemory, check_new, from_us, now_us, to_us
 from agentmem.store.places import AnyRow, find_place
@@ -55,6 +55,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "last_used": (str, type(None)),
     "recent_turns": list,
     "embedding": (str, type(None)),
+    "expires_at": (str, type(None)),
 }
 
 
@@ -140,6 +141,7 @@ def _line(row: AnyRow, tags: list[str], vector: bytes | None) -> dict[str, Any]:
         "last_used": None if row.last_us is None else from_us(row.last_us).isoformat(),
         "recent_turns": row.recent_turns,
         "embedding": None if vector is None else base64.b64encode(vector).decode("ascii"),
+        "expires_at": None if row.expires_us is None else from_us(row.expires_us).isoformat(),
     }
 
 
@@ -147,10 +149,13 @@ def load(store: Store, scope: Scope, path: Path, progress: Progress) -> int:
     """See ``ScopedMemories.load``."""
     lines = _read(store, scope, path)
     now = now_us()
+    expired: expiry.Erased = []
     with store.write() as connection:
         new, space_id = 0, None
         for start in range(0, len(lines), SLICE):
             part = lines[start : start + SLICE]
+            if (place := find_place(connection, scope)) is not None:
+                expired += expiry.make_way(connection, place.space_id, [line.new for line in part], now)
             newest = connection.scalar(sa.select(sa.func.max(MemoryRow.id))) or 0
             space_id, keys = writing.add(connection, scope, [line.new for line in part], store.model_id, now)
             for key, line in zip(keys, part, strict=True):
@@ -162,6 +167,8 @@ def load(store: Store, scope: Scope, path: Path, progress: Progress) -> int:
         if space_id is not None:
             tidying.enforce(connection, store.policy, space_id, now)
     store.drain_trash()
+    if expired:
+        store.erase(expired, wait=0.0)
     return new
 
 
@@ -189,9 +196,11 @@ def _read(store: Store, scope: Scope, path: Path) -> list[_Line]:
     lines = []
     for number, text in enumerate(raw[1:], start=2):
         try:
-            lines.append(_parse(_object(text, path, number), embedder if mine else None, scope, now))
+            line = _parse(_object(text, path, number), embedder if mine else None, scope, now)
         except (InvalidInput, ValueError) as error:
             raise InvalidInput(f"{path}, line {number}: {error}; nothing was loaded") from error
+        if line is not None:
+            lines.append(line)
     return lines
 
 
@@ -205,12 +214,17 @@ def _object(text: str, path: Path, number: int) -> dict[str, Any]:
     return value
 
 
-def _parse(line: dict[str, Any], embedder: EmbedderId | None, scope: Scope, now: int) -> _Line:
+def _parse(line: dict[str, Any], embedder: EmbedderId | None, scope: Scope, now: int) -> _Line | None:
+    """The line, checked; None for a memory that has expired since it was exported."""
+    line.setdefault("expires_at", None)  # files of the first version 1 have none
     if set(line) != set(_FIELDS):
         raise InvalidInput(f"missing {sorted(set(_FIELDS) - set(line))}, unknown {sorted(set(line) - set(_FIELDS))}")
     for name, kind in _FIELDS.items():
         if not isinstance(line[name], kind) or (kind is not bool and isinstance(line[name], bool)):
             raise InvalidInput(f"{name} has the wrong type: {line[name]!r}")
+    expires_at = None if line["expires_at"] is None else datetime.fromisoformat(line["expires_at"])
+    if expires_at is not None and to_us(expires_at, "expires_at") <= now:
+        return None
     vector = None
     if line["embedding"] is not None and embedder is not None:  # another embedder's vector is left behind
         vector = np.frombuffer(base64.b64decode(line["embedding"], validate=True), "<f4")
@@ -227,6 +241,7 @@ def _parse(line: dict[str, Any], embedder: EmbedderId | None, scope: Scope, now:
         meta=line["meta"],
         id=line["id"],
         pinned=line["pinned"],
+        expires_at=expires_at,
     )
     numbers = (line["uses"], line["attention"], line["score"])
     if not all(0 <= number < 2**53 for number in numbers):

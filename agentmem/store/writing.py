@@ -164,6 +164,7 @@ def _insert(connection: sa.Connection, space_id: int, fresh: Sequence[_Stored], 
             "text_sha256": item.digest,
             "pinned": item.pinned,
             "meta": item.meta,
+            "expires_us": item.expires_us,
         }
         for one, item in pairs
     ]
