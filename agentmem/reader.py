@@ -55,6 +55,7 @@ class Reader:
         """
         if not query.strip() or self.top_k == 0:
             return Recalled()
+        handle.tend(self._hot, fingerprint=self._writer.fingerprint)
         vector = self._writer.embedder.embed([query])[0]
         found = handle.search(query, vector, top_k=2 * self.top_k, threshold=self.threshold, exclude=exclude)
         # Oldest first: recipes that give memories positions of their own lay them out in the order of writing.
@@ -68,15 +69,17 @@ class Reader:
 
     def _load(self, handle: ScopedMemories, hits: Sequence[Hit]) -> tuple[list[KV], frozenset[str], tuple[str, ...]]:
         """The KV of every hit: from RAM, else from disk, else re-encoded from text (and stored again)."""
-        writer = self._writer
+        writer, space = self._writer, handle.space
         ids = [hit.memory.id for hit in hits]
         found: dict[str, KV] = {}
         unreadable: list[str] = []
-        keys = handle.kv_digests(ids, fingerprint=writer.fingerprint)
-        for id, key in keys.items():
-            if (kv := self._hot.get(id, key)) is not None:
+
+        def held(id: str, sha256: bytes) -> bool:
+            if (kv := self._hot.get(space, id, sha256)) is not None:
                 found[id] = kv
-        loaded = handle.load_kv([id for id in ids if id not in found], fingerprint=writer.fingerprint)
+            return id in found
+
+        loaded = handle.load_kv(ids, fingerprint=writer.fingerprint, held=held)
         for id, payload in loaded.payloads.items():
             try:
                 kv = writer.packing.unpack(payload.data)
@@ -84,7 +87,7 @@ class Reader:
                 unreadable.append(id)
                 continue
             found[id] = kv.to(writer.model.device, writer.model.dtype)
-            self._hot.put(id, payload.sha256, found[id])
+            self._hot.put(space, id, payload.sha256, found[id])
         lost = [hit.memory for hit in hits if hit.memory.id not in found]
         if lost:
             encoded = writer.recipe.encode(writer.model, lost)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from agentmem.errors import InvalidInput
 from agentmem.records import Scope
 from agentmem.store import tally, tidying, writing
+from agentmem.store.hot import HotTier
 from agentmem.store.inputs import MAX_FINGERPRINT, check_name, now_us
 from agentmem.store.payloads import INLINE_MAX, LoadedKV, Payload
 from agentmem.store.places import AnyRow, Place, find_place
 from agentmem.store.rows import SLICE, keys_of
-from agentmem.store.schema import KVModel, KVPayload, KVTrash, MemoryRow
+from agentmem.store.schema import KVModel, KVPayload, KVTrash, MemoryRow, Space, Tally
 from agentmem.text import check_text
 
 if TYPE_CHECKING:
@@ -142,15 +143,23 @@ def _insert(
     return kept
 
 
-def load(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str) -> LoadedKV:
+Held = Callable[[str, bytes], bool]
+
+
+def load(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str, held: Held | None) -> LoadedKV:
     """See ``ScopedMemories.load_kv``."""
     wanted = list(dict.fromkeys(check_name(one, "id") for one in ids))
     payloads: dict[str, Payload] = {}
     damaged: list[str] = []
     with store.database.read() as connection:
-        rows, warm = _rows(connection, scope, wanted, fingerprint, with_data=True)
+        rows, warm = _rows(connection, scope, wanted, fingerprint)
+        if held is not None:
+            there = {uid for uid, row in rows.items() if held(uid, row.sha256)}
+            wanted = [uid for uid in wanted if uid not in there]
+            rows = {uid: row for uid, row in rows.items() if uid not in there}
+        inline = _inline(connection, rows)
     for uid, row in rows.items():
-        data = row.data
+        data = inline.get(uid)
         if data is None and store.files is not None:
             data = store.files.read(row.uri)
         if data is None or len(data) != row.nbytes or zlib.crc32(data) != row.crc32:
@@ -159,7 +168,7 @@ def load(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str) -> Lo
             payloads[uid] = Payload(data, row.codec, row.sha256)
     if damaged:  # the file may just have gone with its memory, or with an eviction
         with store.database.read() as connection:
-            now_rows, _ = _rows(connection, scope, damaged, fingerprint, with_data=False)
+            now_rows, _ = _rows(connection, scope, damaged, fingerprint)
         damaged = [uid for uid in damaged if uid in now_rows and now_rows[uid].sha256 == rows[uid].sha256]
     rest = [uid for uid in wanted if uid not in payloads and uid not in damaged]
     return LoadedKV(
@@ -174,32 +183,70 @@ def digests(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str) ->
     """See ``ScopedMemories.kv_digests``."""
     wanted = list(dict.fromkeys(check_name(one, "id") for one in ids))
     with store.database.read() as connection:
-        rows, _ = _rows(connection, scope, wanted, fingerprint, with_data=False)
+        rows, _ = _rows(connection, scope, wanted, fingerprint)
     return {uid: row.sha256 for uid, row in rows.items()}
 
 
 def _rows(
-    connection: sa.Connection, scope: Scope, ids: Sequence[str], fingerprint: str, *, with_data: bool
+    connection: sa.Connection, scope: Scope, ids: Sequence[str], fingerprint: str
 ) -> tuple[dict[str, AnyRow], set[str]]:
-    """Payload rows under the fingerprint by id, and the ids that have a payload under any."""
+    """Payload rows under the fingerprint by id, without their bytes, and the ids that have a payload under any."""
     rows: dict[str, AnyRow] = {}
     warm: set[str] = set()
     place = find_place(connection, scope)
     if place is None:
         return rows, warm
-    columns: list[Any] = [MemoryRow.uid, KVPayload.codec, KVPayload.nbytes, KVPayload.sha256, KVPayload.crc32]
-    columns.append(KVPayload.uri)
-    if with_data:
-        columns.append(KVPayload.data)
+    columns: list[Any] = [MemoryRow.uid, KVPayload.memory_id, KVPayload.kv_model_id, KVPayload.codec, KVPayload.nbytes]
+    columns += [KVPayload.sha256, KVPayload.crc32, KVPayload.uri, (KVModel.fingerprint == fingerprint).label("mine")]
     for start in range(0, len(ids), SLICE):
-        mine = (*place.conditions(), MemoryRow.uid.in_(ids[start : start + SLICE]))
-        join = KVPayload.memory_id == MemoryRow.id
-        warm.update(connection.scalars(sa.select(MemoryRow.uid).join(KVPayload, join).where(*mine)))
         found = connection.execute(
             sa.select(*columns)
-            .join(KVPayload, join)
+            .join(KVPayload, KVPayload.memory_id == MemoryRow.id)
             .join(KVModel, KVModel.id == KVPayload.kv_model_id)
-            .where(*mine, KVModel.fingerprint == fingerprint)
+            .where(*place.conditions(), MemoryRow.uid.in_(ids[start : start + SLICE]))
         )
-        rows.update({row.uid: row for row in found})
+        for row in found:
+            warm.add(row.uid)
+            if row.mine:
+                rows[row.uid] = row
     return rows, warm
+
+
+def _inline(connection: sa.Connection, rows: Mapping[str, AnyRow]) -> dict[str, bytes | bytearray | None]:
+    """The bytes that lie in the database, by id."""
+    uids = {row.memory_id: uid for uid, row in rows.items() if row.uri is None}
+    keys = list(uids)
+    data: dict[str, bytes | bytearray | None] = {}
+    for start in range(0, len(keys), SLICE):
+        model_id = rows[uids[keys[start]]].kv_model_id  # one fingerprint, one model
+        mine = (KVPayload.memory_id.in_(keys[start : start + SLICE]), KVPayload.kv_model_id == model_id)
+        for memory_id, some in connection.execute(sa.select(KVPayload.memory_id, KVPayload.data).where(*mine)):
+            data[uids[memory_id]] = some
+    return data
+
+
+def tend(store: Store, scope: Scope, hot: HotTier[Any], fingerprint: str) -> None:
+    """See ``ScopedMemories.tend``."""
+    store.hot.add(hot)
+    held = {scope: None} | hot.spaces()
+    with store.database.read() as connection:
+        now = _erasures(connection, list(held))
+    for space, seen in held.items():
+        erasures = now.get(space)
+        if erasures is None or erasures != seen:
+            ids = hot.ids(space)
+            hot.keep(space, digests(store, space, ids, fingerprint) if ids else {}, erasures)
+
+
+def _erasures(connection: sa.Connection, spaces: Sequence[Scope]) -> dict[Scope, int]:
+    """How often something of these spaces was erased. One that is forgotten is absent."""
+    found: dict[Scope, int] = {}
+    for start in range(0, len(spaces), SLICE):
+        names = [(space.user, space.agent) for space in spaces[start : start + SLICE]]
+        rows = connection.execute(
+            sa.select(Space.user_key, Space.agent_key, Tally.erasures)
+            .join(Tally, Tally.space_id == Space.id)
+            .where(sa.tuple_(Space.user_key, Space.agent_key).in_(names))
+        )
+        found.update({Scope(user=user, agent=agent): count for user, agent, count in rows})
+    return found

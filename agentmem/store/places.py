@@ -45,6 +45,11 @@ class Place:
         return conditions
 
 
+def space_of(scope: Scope) -> Scope:
+    """The user and agent of a scope: what ids are unique in."""
+    return Scope(user=scope.user, agent=scope.agent)
+
+
 def not_expired(now: int) -> sa.ColumnElement[bool]:
     """What a memory row must fulfil to be there."""
     return sa.or_(MemoryRow.expires_us.is_(None), MemoryRow.expires_us > now)

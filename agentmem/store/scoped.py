@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -11,31 +11,28 @@ import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput, NotFound
 from agentmem.records import Event, Forgotten, Hit, Memory, PruneReport, Scope, Stats
-from agentmem.store import expiry, kv, search, stream_opening, tidying, transfer, writing
+from agentmem.store import changing, expiry, kv, search, stream_opening, tidying, transfer, writing
+from agentmem.store.changing import embedding_dim
+from agentmem.store.hot import HotTier
 from agentmem.store.inputs import (
-    MAX_TEXT,
     NewMemory,
     Vector,
     check_age,
-    check_expiry,
     check_int,
-    check_meta,
     check_name,
     check_new,
     check_share,
-    check_tags,
     check_vector,
     from_us,
     now_us,
-    text_digest,
 )
 from agentmem.store.payloads import LoadedKV
-from agentmem.store.places import AnyRow, Place, find_place
+from agentmem.store.places import AnyRow, Place, find_place, space_of
 from agentmem.store.rows import Filters, filter_conditions, keys_of, memories_of, order_by, select_rows, to_memories
 from agentmem.store.schema import EventRow, MemoryRow
 from agentmem.store.stats import count_up
 from agentmem.store.streams import StoredStream
-from agentmem.text import check_characters, check_text
+from agentmem.text import check_characters
 
 if TYPE_CHECKING:
     from agentmem.store.store import Store
@@ -109,42 +106,7 @@ class ScopedMemories:
             NotFound: no such memory in this scope.
             InvalidInput: a value that cannot be stored; nothing was changed.
         """
-        check_name(id, "id")
-        if text is None and (embedding is not None or n_tokens is not None):
-            raise InvalidInput("embedding and n_tokens describe a new text; give text as well")
-        if text is not None and n_tokens is None:
-            raise InvalidInput("a new text needs its n_tokens")
-        item: dict[str, Any] = {}
-        vector = None
-        if text is not None:
-            item = {"text": check_text(text, longest=MAX_TEXT), "text_sha256": text_digest(text)}
-            item["n_tokens"] = check_int(n_tokens, "n_tokens", 0)
-            if embedding is not None:
-                vector = check_vector(embedding, self._embedding_dim())
-        clean_tags = None if tags is None else check_tags(tags)
-        clean_meta = None if meta is None else check_meta(meta)
-        now = now_us()
-        with self._store.write() as connection:
-            place, row = self._row(connection, id)
-            new_text = bool(item) and row.text_sha256 != item["text_sha256"]
-            if new_text:
-                writing.change_text(connection, place.space_id, row, item, self._store.model_id, vector)
-            if clean_tags is not None:
-                writing.set_tags(connection, row.id, clean_tags)
-            if clean_meta is not None:
-                connection.execute(sa.update(MemoryRow).where(MemoryRow.id == row.id).values(meta=clean_meta))
-            changed = [
-                name
-                for name, given in (("text", new_text), ("tags", tags), ("meta", meta))
-                if given not in (None, False)
-            ]
-            if changed:
-                what = ", ".join(changed)
-                writing.note(connection, place.space_id, [(row.session_id, id)], "updated", what, now)
-            memory = self._by_keys(connection, [row.id], now)[row.id]
-        if new_text:
-            self._store.erase([(row.turn_id, row.id)])
-        return memory
+        return changing.update(self._store, self.scope, id, text, embedding, n_tokens, tags, meta)
 
     def pin(self, id: str, pinned: bool = True) -> Memory:
         """Pin (never evicted) or unpin a memory.
@@ -152,21 +114,7 @@ class ScopedMemories:
         Raises:
             NotFound: no such memory in this scope.
         """
-        check_name(id, "id")
-        if not isinstance(pinned, bool):
-            raise InvalidInput(f"pinned must be True or False, not {pinned!r}")
-        now = now_us()
-        with self._store.write() as connection:
-            place, row = self._row(connection, id)
-            changed = connection.execute(
-                sa.update(MemoryRow)
-                .where(MemoryRow.id == row.id, MemoryRow.pinned.is_not(pinned))
-                .values(pinned=pinned)
-            )
-            if changed.rowcount:
-                action = "pinned" if pinned else "unpinned"
-                writing.note(connection, place.space_id, [(row.session_id, id)], action, "", now)
-            return self._by_keys(connection, [row.id], now)[row.id]
+        return changing.pin(self._store, self.scope, id, pinned)
 
     def expire(self, id: str, at: datetime | None) -> Memory:
         """Set from when on a memory is not there any more; None: never.
@@ -175,15 +123,7 @@ class ScopedMemories:
             NotFound: no such memory in this scope.
             InvalidInput: no datetime with a time zone, or one that has passed; nothing was changed.
         """
-        check_name(id, "id")
-        now = now_us()
-        expires_us = check_expiry(at, now)
-        with self._store.write() as connection:
-            place, row = self._row(connection, id)
-            connection.execute(sa.update(MemoryRow).where(MemoryRow.id == row.id).values(expires_us=expires_us))
-            reason = "expires never" if at is None else f"expires {at.astimezone(UTC).isoformat(' ', 'seconds')}"
-            writing.note(connection, place.space_id, [(row.session_id, id)], "updated", reason, now)
-            return self._by_keys(connection, [row.id], now)[row.id]
+        return changing.expire(self._store, self.scope, id, at)
 
     def delete(self, ids: str | Iterable[str]) -> Forgotten:
         """Forget memories, provably: rows, vectors, index, neighbours' keys, KV, their session's stream, log pages.
@@ -204,6 +144,7 @@ class ScopedMemories:
             if absent or place is None:
                 raise NotFound(f"no memory {absent[0]!r} in this scope ({len(absent)} of {len(wanted)} not found)")
             self._forget(connection, place, list(rows.values()), "delete")
+        self._cool(wanted)
         complete = self._store.erase([(row.turn_id, row.id) for row in rows.values()])
         return Forgotten(ids=tuple(wanted), complete=complete)
 
@@ -217,6 +158,7 @@ class ScopedMemories:
             rows = connection.execute(sa.select(*columns).where(*place.rows())).all()
             self._forget(connection, place, list(rows), "forget_scope")
             writing.forget_place(connection, place)
+        self._cool([row.uid for row in rows])
         complete = self._store.erase([(row.turn_id, row.id) for row in rows])
         return Forgotten(ids=tuple(row.uid for row in rows), complete=complete)
 
@@ -277,7 +219,7 @@ class ScopedMemories:
         check_name(id, "id")
         self._store.flush_uses()
         with self._store.database.read() as connection:
-            _, row = self._row(connection, id)
+            _, row = changing.row_of(connection, self.scope, id)
             return self._by_keys(connection, [row.id], now_us())[row.id]
 
     def list(
@@ -343,7 +285,7 @@ class ScopedMemories:
         check_int(top_k, "top_k", 0)
         if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
             raise InvalidInput(f"threshold must be a number or None, not {threshold!r}")
-        packed = None if vector is None else check_vector(vector, self._embedding_dim())
+        packed = None if vector is None else check_vector(vector, embedding_dim(self._store))
         conditions = filter_conditions(filters)
         unwanted = [check_name(one, "id") for one in exclude]
         now = now_us()
@@ -423,13 +365,30 @@ class ScopedMemories:
         """As ``attach_kv`` for several memories in one transaction. Returns the ids whose KV was kept."""
         return kv.attach(self._store, self.scope, payloads, fingerprint)
 
-    def load_kv(self, ids: Iterable[str], *, fingerprint: str) -> LoadedKV:
-        """KV of memories under a fingerprint: only whole, matching payloads; the rest is told apart by reason."""
-        return kv.load(self._store, self.scope, ids, fingerprint)
+    def load_kv(
+        self, ids: Iterable[str], *, fingerprint: str, held: Callable[[str, bytes], bool] | None = None
+    ) -> LoadedKV:
+        """KV of memories under a fingerprint: only whole, matching payloads; the rest is told apart by reason.
+
+        ``held`` is asked for each by (id, sha256 of its payload): what it says True for is at hand, and not loaded.
+        """
+        return kv.load(self._store, self.scope, ids, fingerprint, held)
 
     def kv_digests(self, ids: Iterable[str], *, fingerprint: str) -> dict[str, bytes]:
-        """sha256 of the payloads that ``load_kv`` would read, for a look into the hot tier first."""
+        """sha256 of the payloads that ``load_kv`` would read."""
         return kv.digests(self._store, self.scope, ids, fingerprint)
+
+    @property
+    def space(self) -> Scope:
+        """The user and agent of the scope: ids are unique among their memories."""
+        return space_of(self.scope)
+
+    def tend(self, hot: HotTier[Any], *, fingerprint: str) -> None:
+        """Free what a hot tier holds of memories, of any scope, that have been erased since, in whatever process.
+
+        From now on what this store erases is taken out of it at once.
+        """
+        kv.tend(self._store, self.space, hot, fingerprint)
 
     # A session's stream.
 
@@ -484,22 +443,13 @@ class ScopedMemories:
 
     # Shared steps.
 
-    def _row(self, connection: sa.Connection, id_: str) -> tuple[Place, AnyRow]:
-        place = find_place(connection, self.scope)
-        row = keys_of(connection, place, [id_]).get(id_) if place else None
-        if place is None or row is None:
-            raise NotFound(f"no memory {id_!r} in this scope")
-        return place, row
-
     def _by_keys(self, connection: sa.Connection, keys: Sequence[int], now: int) -> dict[int, Memory]:
         return memories_of(connection, keys, self.scope, now, self._store.policy.half_life_us)
+
+    def _cool(self, ids: Collection[str]) -> None:
+        changing.cool(self._store, self.scope, ids)
 
     def _forget(self, connection: sa.Connection, place: Place, rows: Sequence[AnyRow], reason: str) -> None:
         writing.forget(connection, [row.id for row in rows])
         gone = [(row.session_id, row.uid) for row in rows]
         writing.note(connection, place.space_id, gone, "deleted", reason, now_us())
-
-    def _embedding_dim(self) -> int:
-        if self._store.embedder is None:
-            raise InvalidInput("the store was opened without an embedder; it cannot use a vector")
-        return self._store.embedder.dim

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import sqlalchemy as sa
 
@@ -20,6 +20,7 @@ from agentmem.records import PendingEmbedding, PruneReport, Role, Scope, Stats, 
 from agentmem.store import expiry, index, opening, tidying, usage, verify, writing
 from agentmem.store.engine import Database
 from agentmem.store.eviction import EvictionPolicy
+from agentmem.store.hot import HotTier
 from agentmem.store.inputs import EmbedderId, Vector, check_int, check_vector, from_us, now_us, text_digest
 from agentmem.store.payloads import ORPHAN_AGE, PayloadFiles
 from agentmem.store.places import not_expired
@@ -49,6 +50,8 @@ class Store:
         self.uses = usage.UseBuffer()
         self.model_id: int | None = None
         self.streams: weakref.WeakSet[StoredStream] = weakref.WeakSet()
+        self.hot: weakref.WeakSet[HotTier[Any]] = weakref.WeakSet()
+        """Tiers of this process that may hold something of this store."""
         self._erasure_due = False
         _stores.add(self)
 

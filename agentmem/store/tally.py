@@ -5,7 +5,6 @@ Every write asks whether a budget is exceeded; counting a million rows for that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -61,12 +60,6 @@ def take_kv(
     count = sa.select(table.space_id, sa.func.sum(table.nbytes)).where(*chosen).group_by(table.space_id)
     for space_id, nbytes in connection.execute(count).all():
         change(connection, space_id, kv_bytes=-int(nbytes))
-
-
-def erasures(connection: sa.Connection, space_ids: Sequence[int]) -> dict[int, int]:
-    """How often something of these spaces was erased. A space that was forgotten is absent."""
-    query = sa.select(Tally.space_id, Tally.erasures).where(Tally.space_id.in_(space_ids))
-    return dict(connection.execute(query).all())
 
 
 def wrong(connection: sa.Connection) -> dict[int, tuple[Totals, Totals]]:

@@ -211,39 +211,39 @@ class Block:
 def test_the_hot_tier_keeps_what_is_read_most() -> None:
     hot: HotTier[Block] = HotTier(100)
     often, seldom, fresh = Block(40), Block(40), Block(40)
-    assert hot.put("often", b"1", often)
-    assert hot.put("seldom", b"1", seldom)
-    assert hot.get("often", b"1") is often
-    assert hot.put("fresh", b"1", fresh)
-    assert hot.get("seldom", b"1") is None
-    assert hot.get("often", b"1") is often
-    assert hot.get("fresh", b"1") is fresh
+    assert hot.put(ADA, "often", b"1", often)
+    assert hot.put(ADA, "seldom", b"1", seldom)
+    assert hot.get(ADA, "often", b"1") is often
+    assert hot.put(ADA, "fresh", b"1", fresh)
+    assert hot.get(ADA, "seldom", b"1") is None
+    assert hot.get(ADA, "often", b"1") is often
+    assert hot.get(ADA, "fresh", b"1") is fresh
     assert (hot.nbytes, len(hot)) == (80, 2)
 
 
 def test_the_hot_tier_serves_only_the_payload_asked_for() -> None:
     hot: HotTier[Block] = HotTier(100)
     old, changed = Block(10), Block(20)
-    hot.put("m", b"old", old)
-    assert hot.get("m", b"new") is None
-    hot.put("m", b"new", changed)
-    assert hot.get("m", b"old") is None
-    assert hot.get("m", b"new") is changed
+    hot.put(ADA, "m", b"old", old)
+    assert hot.get(ADA, "m", b"new") is None
+    hot.put(ADA, "m", b"new", changed)
+    assert hot.get(ADA, "m", b"old") is None
+    assert hot.get(ADA, "m", b"new") is changed
     assert hot.nbytes == 20
-    hot.discard("m")
-    assert (hot.get("m", b"new"), hot.nbytes) == (None, 0)
+    hot.discard(ADA, ["m"])
+    assert (hot.get(ADA, "m", b"new"), hot.nbytes) == (None, 0)
 
 
 def test_the_hot_tier_never_exceeds_its_budget() -> None:
     hot: HotTier[Block] = HotTier(100)
-    assert not hot.put("big", b"", Block(101))
+    assert not hot.put(ADA, "big", b"", Block(101))
     for number in range(50):
-        assert hot.put(str(number), b"", Block(30 + number % 7))
+        assert hot.put(ADA, str(number), b"", Block(30 + number % 7))
         assert hot.nbytes <= 100
     hot.clear()
     assert (hot.nbytes, len(hot)) == (0, 0)
     nothing: HotTier[Block] = HotTier(0)
-    assert not nothing.put("m", b"", Block(1))
+    assert not nothing.put(ADA, "m", b"", Block(1))
     for bad in (-1, True, 1.5):
         with pytest.raises(InvalidInput, match="max_bytes"):
             HotTier(bad)  # type: ignore[arg-type]
@@ -251,12 +251,12 @@ def test_the_hot_tier_never_exceeds_its_budget() -> None:
 
 def test_old_fame_fades_in_the_hot_tier() -> None:
     hot: HotTier[Block] = HotTier(2)
-    hot.put("famous", b"", Block(1))
+    hot.put(ADA, "famous", b"", Block(1))
     for _ in range(1000):
-        hot.get("famous", b"")
-    hot.put("new", b"", Block(1))
+        hot.get(ADA, "famous", b"")
+    hot.put(ADA, "new", b"", Block(1))
     for _ in range(12_000):
-        hot.get("new", b"")
-    hot.put("newest", b"", Block(1))
-    assert hot.get("famous", b"") is None
-    assert hot.get("new", b"") is not None
+        hot.get(ADA, "new", b"")
+    hot.put(ADA, "newest", b"", Block(1))
+    assert hot.get(ADA, "famous", b"") is None
+    assert hot.get(ADA, "new", b"") is not None
