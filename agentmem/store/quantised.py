@@ -45,20 +45,26 @@ def int8_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def int4_encode(key: Tensor, value: Tensor) -> Parts:
     """``[..., H, T, D]`` each; two codes per byte, and for each group a uint8 step and an int8 middle.
 
-    Groups of keys are tokens of one channel; those of values are channels of one token, of all heads in a row.
+    Groups of keys are tokens of one channel; those of values are channels of one token, of one head or several.
 
     Raises:
         InvalidInput: NaN or infinity, or numbers so far apart that no step is large enough.
     """
-    groups = [_grouped(key.transpose(-1, -2)), _grouped(_heads_in_a_row(value))]
-    codes, step, middle = (torch.cat(some) for some in zip(*groups, strict=True))
+    heads, tokens, value_dim = value.shape[-3:]
+    k_codes, k_step, k_middle = _grouped(key.transpose(-1, -2), *_layout(tokens, GROUP))
+    several, width = _layout(heads, max(1, GROUP // value_dim))
+    v_codes, v_step, v_middle = _grouped(value.transpose(-2, -3).flatten(-2), several, width * value_dim)
+    # Codes lie as the numbers did, so that decoding turns nothing around.
+    v_codes = v_codes.reshape(*v_codes.shape[:-1], heads, value_dim).transpose(-2, -3)
+    codes = torch.cat([k_codes.transpose(-1, -2).flatten(), v_codes.flatten()])
     half = (codes.numel() + 1) // 2
     # The first half in the low four bits, the second in the high ones: packing and unpacking copy in long runs.
     packed = codes[:half].clone()
     packed[: codes.numel() - half] |= codes[half:] << 4
-    # The last group is padded, and two codes share a byte: the shapes cannot be told from the bytes.
-    shape = torch.tensor([*key.shape, value.shape[-1]], dtype=torch.int32)
-    return {"codes": packed, "step": step, "middle": middle, "shape": shape}
+    # Two codes share a byte, and several heads a group: the shapes cannot be told from the bytes.
+    shape = torch.tensor([*key.shape, value_dim], dtype=torch.int32)
+    shared = {"step": (k_step, v_step), "middle": (k_middle, v_middle)}
+    return {"codes": packed, "shape": shape} | {name: torch.cat([k, v]) for name, (k, v) in shared.items()}
 
 
 def int4_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -66,26 +72,35 @@ def int4_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     *outer, heads, tokens, key_dim, value_dim = (int(size) for size in parts["shape"])
     if min(*outer, heads, tokens, key_dim, value_dim) < 1:
         raise ValueError(f"a shape of {parts['shape'].tolist()}")
-    shapes = [*outer, heads, key_dim, tokens], [*outer, tokens, heads * value_dim]
-    layouts = [(math.prod(shape[:-1]), *_layout(shape[-1])) for shape in shapes]
-    groups = [rows * several for rows, several, _ in layouts]
-    sizes = [count * width for count, (_, _, width) in zip(groups, layouts, strict=True)]
+    (k_several, k_width), (v_several, v_width) = _layout(tokens, GROUP), _layout(heads, max(1, GROUP // value_dim))
+    rows = math.prod(outer)
+    groups = [rows * heads * key_dim * k_several, rows * tokens * v_several]
+    sizes = [rows * heads * tokens * dim for dim in (key_dim, value_dim)]
     packed, step, middle = parts["codes"], parts["step"], parts["middle"]
     total = sum(sizes)
     if packed.shape != ((total + 1) // 2,) or step.shape != (sum(groups),) or middle.shape != step.shape:
         raise ValueError(f"{packed.numel()} bytes and {step.numel()} steps for {total} codes in {sum(groups)} groups")
-    codes = torch.split(torch.cat([packed & 15, packed >> 4])[:total], sizes)
+    codes = torch.empty(2 * packed.numel(), dtype=torch.float32)
+    codes[: packed.numel()] = packed & 15
+    codes[packed.numel() :] = packed >> 4
+    k_codes, v_codes = torch.split(codes[:total], sizes)
     scale = _STEPS[step.int()]
     zero = scale * (middle.float() / _QUARTERS - 7.5)
-    made = []
-    for shape, (_, _, width), code, a, b in zip(
-        shapes, layouts, codes, torch.split(scale, groups), torch.split(zero, groups), strict=True
-    ):
-        numbers = torch.addcmul(b[:, None], code.reshape(-1, width), a[:, None])
-        made.append(numbers.reshape(*shape[:-1], -1)[..., : shape[-1]].to(dtype))
-    key, value = made
-    value = value.reshape(*outer, tokens, heads, value_dim).transpose(-2, -3)
-    return key.transpose(-1, -2).contiguous(), value.contiguous()
+    (k_scale, v_scale), (k_zero, v_zero) = torch.split(scale, groups), torch.split(zero, groups)
+
+    def of_key(shared: Tensor) -> Tensor:
+        """``[..., H, T or 1, D]``"""
+        shared = shared.reshape(*outer, heads, key_dim, k_several).transpose(-1, -2)
+        return shared if k_several == 1 else shared.repeat_interleave(k_width, -2)[..., :tokens, :]
+
+    def of_value(shared: Tensor) -> Tensor:
+        """``[..., H or 1, T, 1]``"""
+        shared = shared.reshape(*outer, tokens, v_several).transpose(-1, -2)
+        return (shared if v_several == 1 else shared.repeat_interleave(v_width, -2)[..., :heads, :])[..., None]
+
+    key = torch.addcmul(of_key(k_zero), k_codes.reshape(*outer, heads, tokens, key_dim), of_key(k_scale))
+    value = torch.addcmul(of_value(v_zero), v_codes.reshape(*outer, heads, tokens, value_dim), of_value(v_scale))
+    return key.to(dtype), value.to(dtype)
 
 
 def _symmetric(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -97,16 +112,13 @@ def _symmetric(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return (x / scale.float()).round_().clamp_(-127, 127).to(torch.int8), scale
 
 
-def _heads_in_a_row(value: Tensor) -> Tensor:
-    """``[..., H, T, D]`` as ``[..., T, H * D]``."""
-    return value.transpose(-2, -3).flatten(-2)
+def _grouped(x: Tensor, several: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``several`` groups of ``width`` along the last dim, the last one filled up.
 
-
-def _grouped(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Groups along the last dim: codes 0..15 (uint8), and per group its step (uint8) and middle (int8); all flat."""
+    Codes 0..15 (uint8) of x's shape, and per group its step (uint8) and middle (int8), flat.
+    """
     x = _finite(x)
     n = x.shape[-1]
-    several, width = _layout(n)
     # Repeating the last number changes no group's least and greatest.
     padded = torch.cat([x, x[..., -1:].expand(*x.shape[:-1], several * width - n)], -1).reshape(-1, width)
     low, high = padded.amin(-1, keepdim=True), padded.amax(-1, keepdim=True)
@@ -130,12 +142,13 @@ def _grouped(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         best = made if best is None else tuple(torch.where(better, a, b) for a, b in zip(made, best, strict=True))  # type: ignore[assignment]
         fewest = torch.minimum(fewest, error)
     assert best is not None
-    return best[0].flatten(), best[1].flatten(), best[2].flatten()
+    codes = best[0].reshape(*x.shape[:-1], several * width)[..., :n]
+    return codes, best[1].flatten(), best[2].flatten()
 
 
-def _layout(n: int) -> tuple[int, int]:
+def _layout(n: int, most: int) -> tuple[int, int]:
     """How many groups, and how wide: as few as can be, as equal as can be."""
-    groups = math.ceil(n / GROUP)
+    groups = math.ceil(n / most)
     return groups, math.ceil(n / groups)
 
 
