@@ -22,7 +22,7 @@ from rich.table import Table
 
 from agentmem.evaluation.machine import describe
 from agentmem.store import EvictionPolicy
-from agentmem.store.eviction import Candidate, OrderName, credited, decayed, in_order, low_water, over_kv
+from agentmem.store.eviction import Candidate, OrderName, credited, decayed, in_order, kv_target, over_kv
 from benchmarks.machine import console
 from benchmarks.traces import Trace, longmemeval, zipf
 
@@ -63,7 +63,9 @@ class Cache:
         if used <= self._budget:
             return
         order = in_order([self._candidate(memory, now_us) for memory in self._warm], self._policy, now_us)
-        gone = over_kv(order, self._budget, low_water(self._budget), used, "KV budget", self._policy.order)
+        gone = over_kv(
+            order, self._budget, kv_target(self._budget, self._policy), used, "KV budget", self._policy.order
+        )
         self._warm -= {candidate.key for candidate, _ in gone}
 
     def _candidate(self, memory: int, now_us: int) -> Candidate:

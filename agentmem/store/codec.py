@@ -144,6 +144,19 @@ def unpack(data: bytes | bytearray | memoryview, codebooks: Codebooks | None = N
         ) from error
 
 
+def bytes_per_token(codec: str, layers: int, kv_heads: int, head_dim: int, tokens: int = 128) -> float:
+    """What a codec makes of one token's keys and values, in memories of so many tokens.
+
+    Found by packing one layer. Not counted: a payload's header, of 300 to 700 bytes.
+
+    Raises:
+        InvalidInput: a codec that there is not, or one that needs codebooks.
+    """
+    layer = [torch.zeros(kv_heads, tokens, head_dim)]
+    _, parts = _parse(pack(layer, layer, codec))
+    return layers * sum(part.nbytes for name, part in parts.items() if name != "shape.0") / tokens
+
+
 def _codes(
     keys: Sequence[Tensor], values: Sequence[Tensor], numbers: Sequence[int], codebooks: Codebooks | None
 ) -> tuple[list[Tensor], list[Tensor]]:

@@ -95,6 +95,11 @@ def low_water(budget: int) -> int:
     return budget - budget // 20
 
 
+def kv_target(budget: int, policy: EvictionPolicy) -> int:
+    """Where an eviction of KV stops: MemLong's rule clears half of it at a time, the others make a little room."""
+    return budget // 2 if policy.order == "memlong" else low_water(budget)
+
+
 def least_frequent(candidates: Iterable[Candidate], policy: EvictionPolicy, now_us: int) -> list[Candidate]:
     """First to go first: by frequency, then oldest. Pinned ones are left out; new ones come last."""
 

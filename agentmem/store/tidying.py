@@ -16,6 +16,7 @@ from agentmem.store.eviction import (
     EvictionPolicy,
     decayed,
     in_order,
+    kv_target,
     low_water,
     over_count,
     over_count_memlong,
@@ -133,7 +134,8 @@ def _order(policy: EvictionPolicy, now: int) -> list[sa.ColumnElement[Any]]:
         return [written, key]
     if policy.order == "lru":
         return [sa.case((MemoryUsage.last_us > MemoryRow.created_us, MemoryUsage.last_us), else_=written), key]
-    new = sa.case((MemoryRow.created_us > now - policy.grace_us, 1), else_=0)
+    # As ``least_frequent``: a date far in the future is not new either.
+    new = sa.case((sa.func.abs(MemoryRow.created_us - now) < policy.grace_us, 1), else_=0)
     return [new, frequency(now, policy.half_life_us), written, key]
 
 
@@ -234,7 +236,7 @@ def _within(
         held_streams = [c for c in streams(connection, of_space) if c.key not in dropped and c.key != keep]
         rest = with_streams(turn, held_streams, policy, now)
         most, used, name = level.most_bytes, level.held.kv_bytes, f"{level.name} KV budget"
-        chosen = chosen + over_kv(rest, most, low_water(most), used, name, policy.order, among)
+        chosen = chosen + over_kv(rest, most, kv_target(most, policy), used, name, policy.order, among)
     return chosen
 
 

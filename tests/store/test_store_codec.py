@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from agentmem.errors import InvalidInput, PayloadDamaged
-from agentmem.store.codec import CODECS, FORMAT, pack, unpack
+from agentmem.store.codec import CODECS, FORMAT, bytes_per_token, pack, unpack
 from agentmem.store.quantised import GROUP
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -113,6 +113,21 @@ def test_sizes_are_what_the_codec_promises() -> None:
     assert size["int8"] < numbers * 1.07 + 800
     # two bytes for 64 numbers of keys (all tokens), and for 64 (two heads of a token) of values
     assert size["int4"] < numbers * (0.5 + 2 / 64) + 450
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_bytes_per_token_are_those_of_a_payload(codec: str) -> None:
+    some = layers(4, 2, 96, 64, torch.float32)
+    size = bytes_per_token(codec, layers=4, kv_heads=2, head_dim=64, tokens=96)
+    assert 0 < len(pack(some, some, codec)) - 96 * size < 700
+
+
+def test_bytes_per_token_say_what_the_codecs_are_for() -> None:
+    llama = {"layers": 32, "kv_heads": 8, "head_dim": 128}
+    sizes = {codec: bytes_per_token(codec, **llama) / 2**10 for codec in CODECS}
+    assert sizes == {"fp32": 256, "fp16": 128, "bf16": 128, "int8": 65, "int4": 33}
+    with pytest.raises(InvalidInput, match="codebooks"):
+        bytes_per_token("pq", **llama)
 
 
 def test_layers_of_different_shapes_are_kept_one_by_one() -> None:
