@@ -110,9 +110,10 @@ def test_what_another_process_erases_is_freed_by_the_next_recall_of_anyone(
 
 
 def test_what_expires_is_not_served_and_is_freed_with_the_next_write(store: Store, hot: Hot) -> None:
-    ada = warm(store, ADA, "a", expires_at=datetime.now(UTC) + timedelta(seconds=0.5))
+    ada = warm(store, ADA, "a")
     recall(ada, hot, "a")
-    time.sleep(0.5)
+    ada.expire("a", datetime.now(UTC) + timedelta(seconds=0.4))
+    time.sleep(0.41)
     asked: list[str] = []
     ada.load_kv(["a"], fingerprint="model-a", held=lambda id, sha256: bool(asked.append(id)))
     assert asked == []
