@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 """Name of the small model that ships with the package."""
-DEFAULT_CODEC = "bf16"
+DEFAULT_CODEC = "int8"
 """How KV is stored unless told otherwise."""
 
 

@@ -37,13 +37,14 @@ def ingest(
     What is there already is passed over: a second run adds nothing, and one that was interrupted goes on.
     """
     # Imported here: torch takes seconds.
+    from agentmem.llm import DEFAULT_CODEC
     from agentmem.recipes import memory_recipe
     from agentmem.recipes.spec import parse_recipe
 
     make_scope(user, agent, None)
     if cold and compress:
         raise InvalidInput("--cold encodes nothing, so there is nothing to --compress")
-    codec = "pq" if compress else "bf16"
+    codec = "pq" if compress else DEFAULT_CODEC
     chosen = memory_recipe(parse_recipe(recipe))
     with open_llm(store, model, recipe=chosen, codec=codec) as llm, progress() as bars:
         tasks: dict[str, TaskID] = {}
