@@ -6,8 +6,8 @@ The same questions, each asked with its eight memories in three places, interlea
 - **warm**: on disk, with the files in the operating system's page cache;
 - **cold**: text only; KV is encoded again from it.
 
-Each ratio is to *hot* of the same question in the same round, so that a slow spell of the machine touches both sides. CPU time is that of the thread that asks, which other jobs on
-the machine do not lengthen.
+Each ratio is to *hot* of the same question in the same round, so that a slow spell of the machine touches both sides.
+CPU time is that of the thread that asks, which other jobs on the machine do not lengthen.
 """
 
 from __future__ import annotations
