@@ -342,7 +342,7 @@ def test_each_64_tokens_of_a_long_prompt_recall_for_themselves(tmp_path) -> None
 
 
 def test_memories_survive_a_restart_sparse(tmp_path) -> None:
-    with MemoryLLM(store=tmp_path / "m.db", recipe="memory3", threshold=None) as llm:
+    with MemoryLLM(store=tmp_path / "m.db", recipe="memory3", threshold=None, codec="bf16") as llm:
         llm.conversation(user="ada").memories.add(TEXTS[0])
         llm.flush()
         (stored,) = llm.conversation(user="ada").memories.list()
