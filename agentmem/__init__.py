@@ -16,6 +16,7 @@ from agentmem.errors import (
     StoreError,
     StoreFull,
     StoreOpenError,
+    StoreUnavailable,
     StreamChanged,
     UnsupportedModel,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "StoreError",
     "StoreFull",
     "StoreOpenError",
+    "StoreUnavailable",
     "StreamChanged",
     "Tier",
     "UnsupportedModel",

@@ -10,6 +10,7 @@
     │   ├── StoreOpenError              not a store, a directory, read-only, missing driver
     │   ├── SchemaTooNew                written by a newer agentmem
     │   ├── StoreBusy                   another process held the lock for too long
+    │   ├── StoreUnavailable            the database server or the bucket cannot be reached
     │   ├── StoreFull                   the disk or a budget is full; the write was rolled back
     │   ├── StreamChanged               another process continued or dropped a session's stream; open it again
     │   └── PayloadDamaged              a KV payload failed its checksum (rebuilt from text by callers)
@@ -59,6 +60,11 @@ class SchemaTooNew(StoreError):
 
 class StoreBusy(StoreError):
     """Another process held the write lock for longer than the timeout."""
+
+
+class StoreUnavailable(StoreError):
+    """The database server, or the bucket of a store's KV, cannot be reached; the message says what is known of the
+    call: that nothing was changed, or, when the connection was lost during a commit, that nobody knows."""
 
 
 class StoreFull(StoreError):

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from agentmem.records import Scope
 from agentmem.store import writing
 from agentmem.store.inputs import Checked
 from agentmem.store.rows import SLICE
-from agentmem.store.schema import MemoryRow, StreamRow, Turn
+from agentmem.store.schema import MemoryRow, Space, StreamRow, Turn
 
 MOST = 200
 """Memories erased along with one write: others wait for its lock."""
@@ -26,6 +27,13 @@ Erased = list[tuple[int, int]]
 def has_expired(now: int) -> sa.ColumnElement[bool]:
     """What a memory row must fulfil to have expired."""
     return sa.and_(MemoryRow.expires_us.is_not(None), MemoryRow.expires_us <= now)
+
+
+def spaces(connection: sa.Connection, now: int, most: int) -> list[Scope]:
+    """Where something has expired that is still in the tables; mostly nowhere."""
+    query = sa.select(Space.user_key, Space.agent_key).join(MemoryRow, MemoryRow.space_id == Space.id)
+    found = connection.execute(query.where(has_expired(now)).distinct().limit(most))
+    return [Scope(user=user, agent=agent) for user, agent in found]
 
 
 def expired_keys(connection: sa.Connection, space_id: int, now: int) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from agentmem.errors import InvalidInput
+from agentmem.errors import InvalidInput, StoreUnavailable
 from agentmem.records import Scope
 from agentmem.store import tally, tidying, writing
 from agentmem.store.hot import HotTier
 from agentmem.store.inputs import MAX_FINGERPRINT, check_name, now_us
 from agentmem.store.payloads import INLINE_MAX, LoadedKV, Payload
-from agentmem.store.places import AnyRow, Place, find_place
+from agentmem.store.places import AnyRow, Place, find_place, see_all
 from agentmem.store.rows import SLICE, keys_of
 from agentmem.store.schema import KVModel, KVPayload, KVTrash, MemoryRow, Space, Tally
 from agentmem.text import check_text
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from agentmem.store.store import Store
 
 Bytes = bytes | bytearray | memoryview
+
+_log = logging.getLogger("agentmem.store")
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ def attach(store: Store, scope: Scope, payloads: Sequence[NewKV], fingerprint: s
     if not placed:
         return []
     files = [(one.uri, one.new.payload) for one in placed if one.uri is not None]
-    if store.files is not None and files:
-        store.files.write(files)  # whole and durable before a row names them
+    if store.payloads is not None and files:
+        store.payloads.write(files)  # whole and durable before a row names them
     kept: list[_Placed] = []
     try:
         now = now_us()
@@ -100,8 +103,8 @@ def _place(
         if row is None or row.text_sha256 != new.text_sha256:
             continue
         uri = None
-        if store.files is not None and memoryview(new.payload).nbytes > INLINE_MAX:
-            uri = store.files.place(row.turn_id, row.id, model_key)
+        if store.payloads is not None and memoryview(new.payload).nbytes > INLINE_MAX:
+            uri = store.payloads.place(row.turn_id, row.id, model_key)
         placed[new.id] = _Placed(new, row.id, uri)
     return list(placed.values())
 
@@ -151,6 +154,7 @@ def load(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str, held:
     wanted = list(dict.fromkeys(check_name(one, "id") for one in ids))
     payloads: dict[str, Payload] = {}
     damaged: list[str] = []
+    away = False
     with store.database.read() as connection:
         rows, warm = _rows(connection, scope, wanted, fingerprint)
         if held is not None:
@@ -160,8 +164,15 @@ def load(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str, held:
         inline = _inline(connection, rows)
     for uid, row in rows.items():
         data = inline.get(uid)
-        if data is None and store.files is not None:
-            data = store.files.read(row.uri)
+        if data is None and store.payloads is not None:
+            if away:
+                continue
+            try:
+                data = store.payloads.read(row.uri)
+            except StoreUnavailable as error:  # KV is a cache: until the bucket is back, it is encoded from text
+                _log.warning("%s", error)
+                away = True
+                continue
         if data is None or len(data) != row.nbytes or zlib.crc32(data) != row.crc32:
             damaged.append(uid)
         else:
@@ -177,6 +188,18 @@ def load(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str, held:
         damaged=tuple(damaged),
         foreign=tuple(uid for uid in rest if uid not in rows and uid in warm),
     )
+
+
+def drop_foreign(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str) -> int:
+    """See ``ScopedMemories.drop_foreign_kv``."""
+    wanted = list(dict.fromkeys(check_name(one, "id") for one in ids))
+    with store.write() as connection:
+        place = find_place(connection, scope)
+        keys = [row.id for row in keys_of(connection, place, wanted).values()] if place else []
+        mine = sa.select(KVModel.id).where(KVModel.fingerprint == fingerprint)
+        gone = writing.drop_kv(connection, keys, KVPayload.kv_model_id.not_in(mine))
+    store.drain_trash()
+    return gone
 
 
 def digests(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str) -> dict[str, bytes]:
@@ -230,6 +253,7 @@ def tend(store: Store, scope: Scope, hot: HotTier[Any], fingerprint: str) -> Non
     store.hot.add(hot)
     held = {scope: None} | hot.spaces()
     with store.database.read() as connection:
+        see_all(connection)  # numbers only
         now = _erasures(connection, list(held))
     for space, seen in held.items():
         erasures = now.get(space)

@@ -13,6 +13,7 @@ from pysqlite3 import dbapi2 as driver
 
 from agentmem.errors import SchemaTooNew, StoreBusy, StoreOpenError
 from agentmem.store.engine import APPLICATION_ID, Database, refused, translate
+from agentmem.store.postgres.engine import PostgresDatabase
 
 HEAD = "0005"
 """The newest revision in ``migrations/versions``. Revisions are numbered, so that newer can be told from unknown."""
@@ -106,6 +107,37 @@ def _revision(path: Path) -> str | None:
             raise StoreOpenError(f"{path} is a database of another program, not an agentmem store; it was left alone")
         (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(revision)
+
+
+def reach(database: PostgresDatabase) -> None:
+    """Look at a PostgreSQL database without writing anything, nor waiting for a lock.
+
+    Raises:
+        StoreOpenError, SchemaTooNew: as ``preflight``.
+    """
+    from agentmem.store.postgres import opening  # late: the driver is an extra
+
+    opening.preflight(database, HEAD)
+
+
+def bring_up_to_date(database: Database | PostgresDatabase) -> None:
+    """Create the schema, or migrate it, under the database's lock; nothing is done when it is current.
+
+    Raises:
+        StoreOpenError, SchemaTooNew: as ``preflight``.
+    """
+    if isinstance(database, PostgresDatabase):
+        from agentmem.store.postgres import opening  # late: the driver is an extra
+        from agentmem.store.postgres.isolation import see_all
+
+        if opening.preflight(database, HEAD) != HEAD:
+            with database.write() as connection:
+                opening.prepare(connection)
+                see_all(connection)  # a migration works on everybody's rows
+                upgrade(connection)
+                opening.finish(connection)
+        return
+    migrate(database, None if database.path is None else preflight(database.path))
 
 
 def migrate(database: Database, revision: str | None) -> None:

@@ -48,7 +48,7 @@ class LoadedKV:
 
     payloads: dict[str, Payload]
     missing: tuple[str, ...]
-    """Cold, or not in this scope."""
+    """Cold, or not in this scope; or in a bucket that does not answer."""
     damaged: tuple[str, ...]
     """Failed length or checksum, or the file is gone: re-encode from text."""
     foreign: tuple[str, ...]

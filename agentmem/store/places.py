@@ -8,7 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentmem.records import Scope
+from agentmem.store.dialects import on_postgres
 from agentmem.store.inputs import now_us
+from agentmem.store.postgres import isolation
 from agentmem.store.schema import MemoryRow, SessionRow, Space, StreamRow
 
 AnyRow = sa.Row[*tuple[Any, ...]]
@@ -55,11 +57,23 @@ def not_expired(now: int) -> sa.ColumnElement[bool]:
     return sa.or_(MemoryRow.expires_us.is_(None), MemoryRow.expires_us > now)
 
 
+def see_all(connection: sa.Connection) -> None:
+    """Let this transaction work on the whole store, not on one scope. (PostgreSQL shows nothing unless told.)"""
+    if on_postgres(connection):
+        isolation.see_all(connection)
+
+
+def lock_spaces(connection: sa.Connection) -> None:
+    """Make writers of every space wait until this transaction ends. (On SQLite they do anyway.)"""
+    connection.execute(sa.select(Space.id).order_by(Space.id).with_for_update(key_share=True))
+
+
 def find_place(connection: sa.Connection, scope: Scope) -> Place | None:
-    """The keys of a scope, or None when nothing was ever written to it."""
-    space_id = connection.scalar(
-        sa.select(Space.id).where(Space.user_key == scope.user, Space.agent_key == scope.agent)
-    )
+    """The keys of a scope, or None when nothing was ever written to it. From here on the transaction sees it alone.
+
+    A writing transaction has its space to itself until it ends.
+    """
+    space_id = _find_space(connection, scope)
     if space_id is None:
         return None
     if scope.session is None:
@@ -72,11 +86,14 @@ def find_place(connection: sa.Connection, scope: Scope) -> Place | None:
 
 def make_space(connection: sa.Connection, scope: Scope, now: int) -> int:
     """Key of the (user, agent) of a scope, created when missing."""
-    row = connection.scalar(sa.select(Space.id).where(Space.user_key == scope.user, Space.agent_key == scope.agent))
+    row = _find_space(connection, scope)
     if row is not None:
         return row
     values = {"user_key": scope.user, "agent_key": scope.agent, "created_us": now}
-    return connection.execute(sa.insert(Space).values(values).returning(Space.id)).scalar_one()
+    row = connection.execute(sa.insert(Space).values(values).returning(Space.id)).scalar_one()
+    if on_postgres(connection):
+        isolation.narrow_to_space(connection, row)
+    return row
 
 
 def make_session(connection: sa.Connection, space_id: int, label: str, now: int) -> int:
@@ -86,3 +103,16 @@ def make_session(connection: sa.Connection, space_id: int, label: str, now: int)
         return row
     values = {"space_id": space_id, "label": label, "created_us": now}
     return connection.execute(sa.insert(SessionRow).values(values).returning(SessionRow.id)).scalar_one()
+
+
+def _find_space(connection: sa.Connection, scope: Scope) -> int | None:
+    query = sa.select(Space.id).where(Space.user_key == scope.user, Space.agent_key == scope.agent)
+    if not on_postgres(connection):
+        return connection.scalar(query)
+    isolation.narrow_to_name(connection, scope.user, scope.agent)
+    if connection.get_execution_options().get("write", False):
+        query = query.with_for_update(key_share=True)
+    space_id = connection.scalar(query)
+    if space_id is not None:
+        isolation.narrow_to_space(connection, space_id)
+    return space_id

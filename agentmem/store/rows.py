@@ -13,7 +13,7 @@ from agentmem.records import Memory, Role, Scope, Tier
 from agentmem.store.eviction import decayed
 from agentmem.store.inputs import check_int, check_role, check_session, check_tags, from_us, to_us
 from agentmem.store.places import AnyRow, Place
-from agentmem.store.schema import KVPayload, MemoryRow, MemoryTag, MemoryUsage, SessionRow, Turn
+from agentmem.store.schema import KVPayload, MemoryRow, MemoryTag, MemoryUsage, SessionRow, Turn, totalled
 
 SLICE = 500
 """Ids per statement, below every database's limit on parameters."""
@@ -85,7 +85,9 @@ def _tier(tier: object) -> Tier:
 def frequency(now_us: int, half_life_us: int) -> sa.ColumnElement[float]:
     """Usage frequency now, in SQL."""
     age = sa.case((MemoryUsage.score_us < now_us, sa.cast(now_us - MemoryUsage.score_us, sa.Float)), else_=0.0)
-    return MemoryUsage.score * sa.func.power(2.0, -age / float(half_life_us))
+    halvings = age / float(half_life_us)
+    # PostgreSQL takes a number too small to be told from 0 for an error.
+    return sa.case((halvings < 900.0, MemoryUsage.score * sa.func.power(2.0, -halvings)), else_=0.0)
 
 
 def order_by(sort: str, now_us: int, half_life_us: int) -> list[sa.ColumnElement[Any]]:
@@ -114,7 +116,7 @@ def order_by(sort: str, now_us: int, half_life_us: int) -> list[sa.ColumnElement
 
 def kv_bytes() -> sa.ColumnElement[int]:
     """Bytes of a memory's payloads, all fingerprints together."""
-    total = sa.select(sa.func.coalesce(sa.func.sum(KVPayload.nbytes), 0))
+    total = sa.select(totalled(KVPayload.nbytes))
     return total.where(KVPayload.memory_id == MemoryRow.id).correlate(MemoryRow).scalar_subquery()
 
 
@@ -173,7 +175,7 @@ def to_memories(
             expires_at=None if row.expires_us is None else from_us(row.expires_us),
             tier=Tier.WARM if row.kv_bytes else Tier.COLD,
             kv_bytes=row.kv_bytes,
-            tags=tuple(tags.get(row.id, ())),
+            tags=tuple(sorted(tags.get(row.id, ()))),
             meta=row.meta,
         )
         for row in rows

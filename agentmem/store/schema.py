@@ -18,6 +18,11 @@ _DATED = sa.text("expires_us IS NOT NULL")
 _SERIAL = {"sqlite_autoincrement": True}
 
 
+def totalled(column: sa.SQLColumnExpression[int]) -> sa.ColumnElement[int]:
+    """The sum of a column, 0 of no rows, as an integer (PostgreSQL's own sum of 64-bit integers is a decimal)."""
+    return sa.cast(sa.func.coalesce(sa.func.sum(column), 0), sa.BigInteger)
+
+
 class Base(DeclarativeBase):
     """Metadata of every table; migrations are compared with it."""
 

@@ -28,6 +28,7 @@ from agentmem.store.inputs import (
 )
 from agentmem.store.payloads import LoadedKV
 from agentmem.store.places import AnyRow, Place, find_place, space_of
+from agentmem.store.retry import retried
 from agentmem.store.rows import Filters, filter_conditions, keys_of, memories_of, order_by, select_rows, to_memories
 from agentmem.store.schema import EventRow, MemoryRow
 from agentmem.store.stats import count_up
@@ -52,9 +53,11 @@ class ScopedMemories:
     def __init__(self, store: Store, scope: Scope):
         self._store = store
         self.scope = scope
+        self.patience = store.patience  # for retry.py
 
     # Writing.
 
+    @retried
     def add(self, memories: Sequence[NewMemory]) -> list[Memory]:
         """Store chunks in one transaction: text, vectors, indexes and counters commit together or not at all.
 
@@ -77,7 +80,7 @@ class ScopedMemories:
         with self._store.write() as connection:
             place = find_place(connection, self.scope)
             expired = expiry.make_way(connection, place.space_id, items, now) if place else []
-            space_id, keys = writing.add(connection, self.scope, items, self._store.model_id, now)
+            space_id, keys, _ = writing.add(connection, self.scope, items, self._store.model_id, now)
             added = self._by_keys(connection, keys, now)
             report = tidying.enforce(connection, self._store.policy, space_id, now)
         if report.pruned:
@@ -87,6 +90,7 @@ class ScopedMemories:
         self._store.finish_erasure(wait=0.0)
         return [added[key] for key in keys]
 
+    @retried
     def update(
         self,
         id: str,
@@ -108,6 +112,7 @@ class ScopedMemories:
         """
         return changing.update(self._store, self.scope, id, text, embedding, n_tokens, tags, meta)
 
+    @retried
     def pin(self, id: str, pinned: bool = True) -> Memory:
         """Pin (never evicted) or unpin a memory.
 
@@ -116,6 +121,7 @@ class ScopedMemories:
         """
         return changing.pin(self._store, self.scope, id, pinned)
 
+    @retried
     def expire(self, id: str, at: datetime | None) -> Memory:
         """Set from when on a memory is not there any more; None: never.
 
@@ -125,6 +131,7 @@ class ScopedMemories:
         """
         return changing.expire(self._store, self.scope, id, at)
 
+    @retried
     def delete(self, ids: str | Iterable[str]) -> Forgotten:
         """Forget memories, provably: rows, vectors, index, neighbours' keys, KV, their session's stream, log pages.
 
@@ -148,6 +155,7 @@ class ScopedMemories:
         complete = self._store.erase([(row.turn_id, row.id) for row in rows.values()])
         return Forgotten(ids=tuple(wanted), complete=complete)
 
+    @retried
     def forget_scope(self) -> Forgotten:
         """Forget everything of this scope: its memories and, unlike ``delete``, its name, sessions and audit too."""
         with self._store.write() as connection:
@@ -162,6 +170,7 @@ class ScopedMemories:
         complete = self._store.erase([(row.turn_id, row.id) for row in rows])
         return Forgotten(ids=tuple(row.uid for row in rows), complete=complete)
 
+    @retried
     def prune(
         self,
         *,
@@ -210,6 +219,7 @@ class ScopedMemories:
 
     # Reading.
 
+    @retried
     def get(self, id: str) -> Memory:
         """One memory.
 
@@ -222,6 +232,7 @@ class ScopedMemories:
             _, row = changing.row_of(connection, self.scope, id)
             return self._by_keys(connection, [row.id], now_us())[row.id]
 
+    @retried
     def list(
         self, *, sort: str = "-created_at", limit: int = 50, offset: int = 0, **filters: Unpack[Filters]
     ) -> list[Memory]:
@@ -246,6 +257,7 @@ class ScopedMemories:
             query = select_rows().where(*place.conditions(), *conditions).order_by(*order).limit(limit).offset(offset)
             return to_memories(connection, connection.execute(query).all(), self.scope, now, half_life_us)
 
+    @retried
     def count(self, **filters: Unpack[Filters]) -> int:
         """How many memories pass the filters."""
         conditions = filter_conditions(filters)
@@ -257,6 +269,7 @@ class ScopedMemories:
             query = sa.select(sa.func.count(MemoryRow.id)).where(*place.conditions(), *conditions)
             return connection.scalar(query) or 0
 
+    @retried
     def search(
         self,
         text: str,
@@ -312,6 +325,7 @@ class ScopedMemories:
             for one in best
         ]
 
+    @retried
     def history(self, id: str) -> Events:
         """What happened to a memory, oldest first; also of one that was deleted.
 
@@ -333,6 +347,7 @@ class ScopedMemories:
             raise NotFound(f"no memory {id!r} in this scope")
         return [Event(at=from_us(row.at_us), action=row.action, reason=row.reason) for row in rows]
 
+    @retried
     def stats(self) -> Stats:
         """This scope in numbers; ``file_bytes`` is the size of the whole store."""
         self._store.flush_uses()
@@ -361,10 +376,12 @@ class ScopedMemories:
         """
         return bool(self.attach_kv_many([kv.NewKV(id, payload, codec, text_sha256)], fingerprint=fingerprint))
 
+    @retried
     def attach_kv_many(self, payloads: Sequence[kv.NewKV], *, fingerprint: str) -> Ids:
         """As ``attach_kv`` for several memories in one transaction. Returns the ids whose KV was kept."""
         return kv.attach(self._store, self.scope, payloads, fingerprint)
 
+    @retried
     def load_kv(
         self, ids: Iterable[str], *, fingerprint: str, held: Callable[[str, bytes], bool] | None = None
     ) -> LoadedKV:
@@ -374,15 +391,22 @@ class ScopedMemories:
         """
         return kv.load(self._store, self.scope, ids, fingerprint, held)
 
+    @retried
     def kv_digests(self, ids: Iterable[str], *, fingerprint: str) -> dict[str, bytes]:
         """sha256 of the payloads that ``load_kv`` would read."""
         return kv.digests(self._store, self.scope, ids, fingerprint)
+
+    @retried
+    def drop_foreign_kv(self, ids: Iterable[str], *, fingerprint: str) -> int:
+        """Remove the KV that memories have under OTHER fingerprints. Returns how many payloads went."""
+        return kv.drop_foreign(self._store, self.scope, ids, fingerprint)
 
     @property
     def space(self) -> Scope:
         """The user and agent of the scope: ids are unique among their memories."""
         return space_of(self.scope)
 
+    @retried
     def tend(self, hot: HotTier[Any], *, fingerprint: str) -> None:
         """Free what a hot tier holds of memories, of any scope, that have been erased since, in whatever process.
 
@@ -416,22 +440,26 @@ class ScopedMemories:
             index_bytes=index_bytes,
         )
 
+    @retried
     def drop_stream(self, session: str) -> bool:
         """Remove a session's stream (its text stays). False when there was none."""
         return stream_opening.drop_stream(self._store, self.scope, session)
 
     # Moving.
 
-    def export(self, path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> int:
-        """Write this scope's memories to a JSONL file, without KV (a cache). Returns how many.
+    def export(self, path: str | Path, *, kv: bool = False, progress: Callable[[int, int], None] | None = None) -> int:
+        """Write this scope's memories to a JSONL file. Returns how many.
 
-        ``progress`` is called with (done, total).
+        Args:
+            path: the file; it appears whole or not at all.
+            kv: write their KV as well, to a file of the same name that ends in ``.safetensors``.
+            progress: called with (done, total).
         """
         self._store.flush_uses()
-        return transfer.export(self._store, self.scope, Path(path), progress)
+        return transfer.export(self._store, self.scope, Path(path), progress, with_kv=kv)
 
     def load(self, path: str | Path, *, progress: Callable[[int, int], None] | None = None) -> int:
-        """Read an exported file into THIS scope. Memories that are here already stay as they are.
+        """Read an exported file, and the KV beside it, into THIS scope. Memories that are here stay as they are.
 
         Returns:
             How many were new.

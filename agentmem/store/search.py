@@ -1,6 +1,6 @@
-"""Hybrid search of one scope: vec0 (dense) and FTS5 (lexical) legs, joined by the sum of their z-scores.
+"""Hybrid search of one scope: a dense and a lexical leg, joined by the sum of their z-scores.
 
-This file and ``index.py`` hold what is SQLite's own; another database brings its own two legs.
+The two legs are the database engine's own: see ``dialects.py``.
 """
 
 from __future__ import annotations
@@ -14,23 +14,17 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from agentmem.records import Explanation
-from agentmem.store.index import vec_table
+from agentmem.store.dialects import search_engine
 from agentmem.store.places import Place
 from agentmem.store.rows import SLICE
 from agentmem.store.schema import Embedding, MemoryRow
+from agentmem.store.sqlite_search import KNN_MAX
 from agentmem.store.stopwords import STOP_WORDS
 
 POOL = 50
 """Candidates taken from each leg."""
-KNN_MAX = 4096
-"""Most neighbours that vec0 returns."""
 MAX_WORDS = 48
 """Words of a query that are looked up; the rest of a long query adds time, not precision."""
-CONTEXT_WEIGHT = 0.5
-"""BM25 weight of the neighbouring turns relative to the chunk itself.
-
-Turn recall@10 of the lexical leg on five LoCoMo dialogues (786 questions): 0.640 at 0, 0.687 at 0.15, 0.709 at 0.3,
-0.722 at 0.5, 0.700 at 1."""
 DEFAULT_THRESHOLD = 3.0
 """Least fused score that is recalled: about "stands out by three standard deviations"."""
 
@@ -41,7 +35,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One memory's scores. ``lexical`` is BM25, larger is better; ``dense`` is the cosine; None: not in that leg."""
+    """One memory's scores. ``lexical`` is BM25 or its like, ``dense`` the cosine; None: not in that leg."""
 
     key: int
     lexical: float | None
@@ -69,55 +63,6 @@ def query_words(text: str) -> list[str]:
     """The words to look up: each once, no stop-words unless there are only stop-words, at most 48."""
     words = list(dict.fromkeys(_WORD.findall(text.lower())))
     return ([word for word in words if word not in STOP_WORDS] or words)[:MAX_WORDS]
-
-
-def lexical_leg(
-    connection: sa.Connection, place: Place, text: str, limit: int, within: sa.Select[int] | None
-) -> dict[int, float]:
-    """BM25 by memory key, best ``limit``; only of ``within`` when given."""
-    words = query_words(text)
-    if not words:
-        return {}
-    # Quoted, a word is a literal; \w+ leaves no quote inside.
-    any_word = " OR ".join(f'"{word}"' for word in words)
-    match = f"sp : sp{place.space_id} AND {{text context}} : ({any_word})"
-    rowid = sa.literal_column("rowid", sa.Integer)
-    rank = sa.literal_column(f"bm25(fts_memory, 1.0, {CONTEXT_WEIGHT}, 0.0)", sa.Float)
-    query = (
-        sa.select(rowid, rank.label("bm25"))
-        .select_from(sa.table("fts_memory"))
-        .where(sa.text("fts_memory MATCH :match").bindparams(match=match))
-        .order_by(sa.text("bm25"))
-        .limit(limit)
-    )
-    if within is not None:
-        query = query.where(rowid.in_(within))
-    return {row[0]: -row[1] for row in connection.execute(query)}
-
-
-def dense_leg(
-    connection: sa.Connection,
-    place: Place,
-    model_id: int,
-    vector: bytes,
-    limit: int,
-    within: sa.Select[int] | None,
-) -> dict[int, float]:
-    """Cosine by memory key, best ``limit``; only of ``within`` when given."""
-    key = sa.literal_column("memory_id", sa.Integer)
-    query = (
-        sa.select(key, sa.literal_column("distance", sa.Float))
-        .select_from(sa.table(vec_table(model_id)))
-        .where(
-            sa.text("e MATCH :vector AND k = :k AND space_id = :space").bindparams(
-                vector=vector, k=min(limit, KNN_MAX), space=place.space_id
-            )
-        )
-    )
-    if within is not None:
-        query = query.where(key.in_(within))
-    # Unit vectors: |a-b|^2 = 2 - 2cos.
-    return {row[0]: 1.0 - row[1] ** 2 / 2.0 for row in connection.execute(query)}
 
 
 def cosines(connection: sa.Connection, model_id: int, vector: bytes, keys: Collection[int]) -> dict[int, float]:
@@ -198,11 +143,12 @@ def search(
         narrow.append(MemoryRow.id.not_in(sa.bindparam("gone", list(exclude), expanding=True, literal_execute=True)))
         limit = POOL
     within = sa.select(MemoryRow.id).where(MemoryRow.space_id == place.space_id, *narrow) if narrow else None
-    lexical = lexical_leg(connection, place, text, limit, within)
+    engine, words = search_engine(connection), query_words(text)
+    lexical = engine.lexical_leg(connection, place.space_id, words, limit, within) if words else {}
     exhausted = len(lexical) < limit
     dense: dict[int, float] = {}
     if model_id is not None and vector is not None:
-        dense = dense_leg(connection, place, model_id, vector, limit, within)
+        dense = engine.dense_leg(connection, place.space_id, model_id, vector, limit, within)
         dense |= cosines(connection, model_id, vector, set(lexical) - set(dense))
     for key in exclude:
         lexical.pop(key, None)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from agentmem.records import Stats
 from agentmem.store.inputs import from_us
-from agentmem.store.schema import KVPayload, MemoryRow, MemoryUsage, StreamRow
+from agentmem.store.schema import KVPayload, MemoryRow, MemoryUsage, StreamRow, totalled
 
 
 def count_up(
@@ -21,10 +21,10 @@ def count_up(
     row = connection.execute(
         sa.select(
             sa.func.count(MemoryRow.id).label("memories"),
-            sa.func.coalesce(sa.func.sum(sa.cast(MemoryRow.pinned, sa.Integer)), 0).label("pinned"),
-            sa.func.coalesce(sa.func.sum(MemoryRow.n_tokens), 0).label("tokens"),
-            sa.func.coalesce(sa.func.sum(sa.func.octet_length(MemoryRow.text)), 0).label("text_bytes"),
-            sa.func.coalesce(sa.func.sum(MemoryUsage.uses), 0).label("uses"),
+            totalled(sa.cast(MemoryRow.pinned, sa.Integer)).label("pinned"),
+            totalled(MemoryRow.n_tokens).label("tokens"),
+            totalled(sa.func.octet_length(MemoryRow.text)).label("text_bytes"),
+            totalled(MemoryUsage.uses).label("uses"),
             sa.func.min(MemoryRow.created_us).label("oldest"),
             sa.func.max(MemoryRow.created_us).label("newest"),
         )
@@ -33,7 +33,7 @@ def count_up(
     ).one()
     kv = connection.execute(
         sa.select(
-            sa.func.coalesce(sa.func.sum(KVPayload.nbytes), 0).label("kv_bytes"),
+            totalled(KVPayload.nbytes).label("kv_bytes"),
             sa.func.count(sa.distinct(KVPayload.memory_id)).label("warm"),
         )
         .join(MemoryRow, MemoryRow.id == KVPayload.memory_id)
@@ -42,7 +42,7 @@ def count_up(
     stream = connection.execute(
         sa.select(
             sa.func.count(StreamRow.id).label("streams"),
-            sa.func.coalesce(sa.func.sum(StreamRow.nbytes), 0).label("nbytes"),
+            totalled(StreamRow.nbytes).label("nbytes"),
         ).where(*streams)
     ).one()
     return Stats(

@@ -17,13 +17,16 @@ import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput, StoreError, StoreOpenError
 from agentmem.records import PendingEmbedding, PruneReport, Role, Scope, Stats, VerifyReport
-from agentmem.store import expiry, index, opening, tidying, usage, verify, writing
+from agentmem.store import expiry, index, objects, opening, tidying, usage, verify, writing
 from agentmem.store.engine import Database
 from agentmem.store.eviction import EvictionPolicy
 from agentmem.store.hot import HotTier
 from agentmem.store.inputs import EmbedderId, Vector, check_int, check_vector, from_us, now_us, text_digest
+from agentmem.store.objects import PayloadObjects
 from agentmem.store.payloads import ORPHAN_AGE, PayloadFiles
-from agentmem.store.places import not_expired
+from agentmem.store.places import find_place, not_expired, see_all
+from agentmem.store.postgres.engine import PostgresDatabase, is_postgres
+from agentmem.store.retry import retried
 from agentmem.store.rows import SLICE
 from agentmem.store.schema import Embedding, EmbeddingModel, KVTrash, MemoryRow, SchemaMeta, Space
 from agentmem.store.scoped import ScopedMemories
@@ -42,11 +45,13 @@ class Store:
     Open it with ``Store.open``, reach memories through ``store.scope(...)``.
     """
 
-    def __init__(self, database: Database, embedder: EmbedderId | None, policy: EvictionPolicy):
+    def __init__(self, database: Database | PostgresDatabase, embedder: EmbedderId | None, policy: EvictionPolicy):
         self.database = database
         self.embedder = embedder
         self.policy = policy
         self.files = None if database.path is None else PayloadFiles(Path(f"{database.path}.kv"))
+        self.payloads: PayloadFiles | PayloadObjects | None = self.files
+        """Where KV payloads live that are not in the database itself; streams have ``files`` only."""
         self.uses = usage.UseBuffer()
         self.model_id: int | None = None
         self.streams: weakref.WeakSet[StoredStream] = weakref.WeakSet()
@@ -63,14 +68,18 @@ class Store:
         embedder: EmbedderId | None = None,
         eviction: EvictionPolicy | None = None,
         lock_timeout: float = 30.0,
+        kv_store: str | None = None,
     ) -> Store:
         """Open the store at ``path``, creating it when there is none; ``":memory:"`` for a throwaway one.
 
         Args:
-            path: the database file. Beside it live ``-wal``, ``-shm``, ``.lock`` and the folder ``.kv``.
+            path: the database file. Beside it live ``-wal``, ``-shm``, ``.lock`` and the folder ``.kv``. Or the
+                address of a PostgreSQL database, ``"postgresql://user:password@host/database"``.
             embedder: whose vectors are added and searched. None: lexical search only.
             eviction: budgets and ageing; defaults in ``EvictionPolicy``.
             lock_timeout: seconds to wait for another process's write.
+            kv_store: for a PostgreSQL store, the bucket of larger KV payloads, ``"s3://bucket/prefix"``; None keeps
+                them in the database, or in the bucket that the store was given before.
 
         Raises:
             StoreOpenError: the path cannot be a store; whatever is there was left alone.
@@ -79,12 +88,19 @@ class Store:
         """
         if embedder is not None and not (embedder.name and 1 <= embedder.dim <= 8192 and embedder.noise > 0):
             raise InvalidInput(f"an embedder needs a name, 1 to 8192 dimensions and some noise, not {embedder}")
-        where = None if str(path) == ":memory:" else Path(os.path.abspath(path))
-        if where is not None:
-            opening.preflight(where)
-        store = cls(Database(where, lock_timeout), embedder, eviction or EvictionPolicy())
+        database: Database | PostgresDatabase
+        if isinstance(path, str) and is_postgres(path):
+            database = PostgresDatabase(path, lock_timeout)
+        else:
+            if kv_store is not None:
+                raise InvalidInput(f"kv_store {kv_store!r} goes with a PostgreSQL store; a file keeps its KV beside it")
+            where = None if str(path) == ":memory:" else Path(os.path.abspath(path))
+            if where is not None:
+                opening.preflight(where)
+            database = Database(where, lock_timeout)
+        store = cls(database, embedder, eviction or EvictionPolicy())
         try:
-            store._begin()
+            store._begin(kv_store)
         except BaseException as error:
             store.database.close()
             if type(error) is StoreError:
@@ -92,13 +108,15 @@ class Store:
             raise
         return store
 
-    def _begin(self) -> None:
+    def _begin(self, kv_store: str | None) -> None:
+        if isinstance(self.database, PostgresDatabase):
+            opening.reach(self.database)
         with self.database.lock():  # one process creates or migrates; the others find it done
-            path = self.database.path
-            revision = None if path is None else opening.preflight(path)
-            opening.migrate(self.database, revision)
-        self.database.watch_schema(opening.refuse_newer)
-        self.model_id = self._register_embedder()
+            opening.bring_up_to_date(self.database)
+            self.database.watch_schema(opening.refuse_newer)
+            self.model_id = self._register_embedder()
+            if isinstance(self.database, PostgresDatabase):
+                self.payloads = objects.open_bucket(self.database, kv_store)
         self._erasure_due = True  # a process may have died between a delete and its checkpoint
         try:
             self.erase_expired()
@@ -134,18 +152,23 @@ class Store:
             raise InvalidInput(f"expected a Scope, not {type(scope).__name__}")
         return ScopedMemories(self, scope)
 
+    @retried
     def spaces(self) -> list[Scope]:
         """Every (user, agent) that was ever written to and not forgotten."""
         with self.database.read() as connection:
+            see_all(connection)
             rows = connection.execute(sa.select(Space.user_key, Space.agent_key).order_by(Space.id))
             return [Scope(user=user, agent=agent) for user, agent in rows]
 
+    @retried
     def stats(self) -> Stats:
         """Everything in numbers."""
         self.flush_uses()
         with self.database.read() as connection:
+            see_all(connection)
             return count_up(connection, [not_expired(now_us())], [], self.file_bytes())
 
+    @retried
     def evict(self, *, dry_run: bool = False) -> PruneReport:
         """Bring every space, and the whole, within the budgets of the policy. Runs by itself after each write."""
         self.flush_uses()
@@ -164,11 +187,14 @@ class Store:
         """
         return verify.verify(self, repair=repair)
 
+    @retried
     def rebuild_indexes(self) -> None:
         """Drop the search indexes and fill them again from the tables."""
         with self.write() as connection:
+            see_all(connection)
             index.rebuild(connection)
 
+    @retried
     def pending_embeddings(self, limit: int = 256) -> list[PendingEmbedding]:
         """Memories of any scope without a vector of this store's embedder, oldest first.
 
@@ -184,11 +210,13 @@ class Store:
         wanted = (~done.correlate(MemoryRow).exists(), not_expired(now_us()))
         query = columns.where(*wanted).order_by(MemoryRow.id).limit(limit)
         with self.database.read() as connection:
+            see_all(connection)
             return [
                 PendingEmbedding(key=row.id, text=row.text, role=Role(row.role), created_at=from_us(row.created_us))
                 for row in connection.execute(query)
             ]
 
+    @retried
     def put_embeddings(self, embedded: Sequence[tuple[PendingEmbedding, Vector]]) -> int:
         """Store vectors for pending memories, in one transaction.
 
@@ -200,6 +228,7 @@ class Store:
         checked = [(pending, check_vector(vector, self.embedder.dim)) for pending, vector in embedded]
         fresh: list[tuple[int, int, bytes]] = []
         with self.write() as connection:
+            see_all(connection)
             for pending, packed in checked:
                 row = connection.execute(
                     sa.select(MemoryRow.space_id, MemoryRow.text_sha256, Embedding.memory_id)
@@ -218,6 +247,13 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A write transaction that takes the buffered uses along, and erases some of what has expired."""
+        if isinstance(self.database, PostgresDatabase):
+            # Both may lie in several spaces: to hold the locks of all of them would make writers wait crosswise.
+            self.flush_uses()
+            self._erase_by_space(self.database)
+            with self.database.write() as connection:
+                yield connection
+            return
         taken: dict[usage.UseKey, float] = {}
         try:
             with self.database.write() as connection:
@@ -239,6 +275,7 @@ class Store:
         total = 0
         while True:
             with self.database.read() as connection:
+                see_all(connection)
                 left = sa.select(sa.func.count()).select_from(MemoryRow).where(expiry.has_expired(now_us()))
                 n = connection.scalar(left)
             if not n:
@@ -247,49 +284,94 @@ class Store:
                 pass
             total += min(n, expiry.MOST)
 
+    def _erase_by_space(self, database: PostgresDatabase) -> None:
+        """Erase some of what has expired, in a transaction for each space."""
+        left = expiry.MOST
+        with database.read() as connection:
+            see_all(connection)
+            spaces = expiry.spaces(connection, now_us(), left)
+        for scope in spaces:
+            with database.write() as connection:
+                place = find_place(connection, scope)
+                mine = sa.false() if place is None else MemoryRow.space_id == place.space_id
+                gone = expiry.erase(connection, now_us(), mine, most=left)
+            left -= len(gone)
+            if gone:
+                self.erase(gone, wait=0.0)
+            if left <= 0:
+                return
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a unit of work that was rolled back is tried again."""
+        return self.database.lock_timeout
+
     def flush_uses(self) -> None:
         """Write buffered uses, if there are any. When that fails they wait: no reader is refused for a count."""
-        if len(self.uses):
-            try:
+        if not len(self.uses):
+            return
+        try:
+            if isinstance(self.database, PostgresDatabase):
+                self._flush_by_space(self.database)
+            else:
                 with self.write():
                     pass
-            except StoreError as error:
-                _log.warning("uses are counted later: %s", error)
+        except StoreError as error:
+            _log.warning("uses are counted later: %s", error)
+
+    def _flush_by_space(self, database: PostgresDatabase) -> None:
+        """In a transaction for each space: to hold the locks of several would make writers wait crosswise."""
+        left = self.uses.take()
+        try:
+            for scope in {scope for scope, _, _ in left}:
+                mine = {key: share for key, share in left.items() if key[0] == scope}
+                with database.write() as connection:
+                    usage.credit(connection, mine, self.policy.half_life_us)
+                left = {key: share for key, share in left.items() if key[0] != scope}
+        finally:
+            self.uses.record(left.items())
 
     def drain_trash(self) -> bool:
-        """Unlink payload files that no row names any more. False when some are left; the next call tries again.
+        """Remove payloads that no row names any more. False when some are left; the next call tries again.
 
         Raises nothing: it follows a commit, and what was committed must not look like a failure.
         """
-        if self.files is None:
+        if self.payloads is None:
             return True
         try:
             with self.database.read() as connection:
                 uris = connection.scalars(sa.select(KVTrash.uri)).all()
-            self.files.unlink(*uris)
+            self.payloads.unlink(*uris)
             for start in range(0, len(uris), SLICE):
                 with self.database.write() as connection:
                     connection.execute(sa.delete(KVTrash).where(KVTrash.uri.in_(uris[start : start + SLICE])))
         except StoreError as error:
-            _log.warning("files of dropped KV are left until later: %s", error)
+            _log.warning("dropped KV is left until later: %s", error)
             return False
         return True
 
     def erase(self, memories: Sequence[tuple[int, int]], wait: float = 2.0) -> bool:
-        """After (turn key, memory key) left the tables: their files, then the log. True when no byte is left."""
+        """After (turn key, memory key) left the tables: their payloads, then the log. True when no byte is left.
+
+        Raises nothing, as ``drain_trash``.
+        """
         done = self.drain_trash()
-        if self.files is not None:
-            left = [uri for turn_id, key in memories for uri in self.files.of_memory(turn_id, key)]
+        if self.payloads is not None:
+            try:
+                left = [uri for turn_id, key in memories for uri in self.payloads.of_memory(turn_id, key)]
+            except StoreError as error:
+                _log.warning("KV that a crash left is there until the next sweep: %s", error)
+                left, done = [], False
             done = self.discard(left) and done
         return self.finish_erasure(wait=wait, due=True) and done
 
     def discard(self, uris: Sequence[str]) -> bool:
-        """Unlink files that no row ever named. False when some are left: the sweep will find them."""
-        if self.files is not None:
+        """Remove payloads that no row ever named. False when some are left: the sweep will find them."""
+        if self.payloads is not None:
             try:
-                self.files.unlink(*uris)
+                self.payloads.unlink(*uris)
             except StoreError as error:
-                _log.warning("files are left until the next sweep: %s", error)
+                _log.warning("payloads are left until the next sweep: %s", error)
                 return False
         return True
 
@@ -307,7 +389,9 @@ class Store:
         return not self._erasure_due
 
     def file_bytes(self) -> int:
-        """Size of the database, its log and the payload files."""
+        """Size of the database, its log and the payload files (of a bucket, nothing)."""
+        if isinstance(self.database, PostgresDatabase):
+            return self.database.size()
         if self.database.path is None or self.files is None:
             return 0
         sizes = [Path(f"{self.database.path}{suffix}") for suffix in ("", "-wal", "-shm")]
@@ -335,7 +419,7 @@ class Store:
 
     def _sweep_daily(self) -> None:
         """Remove payload files that a crash left without a row."""
-        if self.files is None or not self.files.root.is_dir():
+        if self.payloads is None or (self.files is not None and not self.files.root.is_dir()):
             return
         with self.database.read() as connection:
             last = connection.scalar(sa.select(SchemaMeta.value).where(SchemaMeta.key == "last_sweep"))
@@ -343,9 +427,13 @@ class Store:
         if last is not None and 0 <= time.time() - float(last) < _SWEEP_EVERY.total_seconds():
             return
         orphans = verify.orphans(self, ORPHAN_AGE)
-        self.files.unlink(*orphans)
+        self.payloads.unlink(*orphans)
         if orphans:
             _log.info("removed %d payload files that a crash had left", len(orphans))
+        self.put_off_sweep()
+
+    def put_off_sweep(self) -> None:
+        """No sweep for a day from now, in any process."""
         with self.database.write() as connection:
             connection.execute(sa.delete(SchemaMeta).where(SchemaMeta.key == "last_sweep"))
             connection.execute(sa.insert(SchemaMeta).values(key="last_sweep", value=str(time.time())))

@@ -11,6 +11,7 @@ from agentmem.records import Scope
 from agentmem.store import expiry, writing
 from agentmem.store.inputs import MAX_FINGERPRINT, check_int, check_session, now_us
 from agentmem.store.places import AnyRow, make_session, make_space
+from agentmem.store.postgres.engine import PostgresDatabase
 from agentmem.store.schema import MemoryRow, SessionRow, Space, StreamRow
 from agentmem.store.stream_files import StreamFiles
 from agentmem.store.streams import Committed, StoredStream
@@ -27,6 +28,11 @@ def open_stream(
 ) -> StoredStream:
     """See ``ScopedMemories.open_stream``."""
     label = _label(scope, session)
+    if isinstance(store.database, PostgresDatabase):
+        raise StoreError(
+            "a store on PostgreSQL keeps no streams of sessions (recipe infllm): open a store in a file, or choose "
+            "another recipe"
+        )
     check_text(fingerprint, "fingerprint", MAX_FINGERPRINT)
     check_int(record_bytes, "record_bytes", 1)
     check_int(index_bytes, "index_bytes", 0)

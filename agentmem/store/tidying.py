@@ -24,7 +24,7 @@ from agentmem.store.eviction import (
     unused,
     with_streams,
 )
-from agentmem.store.places import Place
+from agentmem.store.places import Place, lock_spaces, see_all
 from agentmem.store.rows import HAS_KV, SLICE, frequency, kv_bytes
 from agentmem.store.schema import EventRow, MemoryRow, MemoryUsage, SessionRow, StreamRow, Tally
 
@@ -178,6 +178,7 @@ def enforce(
     keep: int | None = None,
 ) -> PruneReport:
     """Bring spaces (one, or all), then the whole, within the policy's budgets. The stream ``keep`` does not go."""
+    see_all(connection)
     spaces = [space_id] if space_id is not None else connection.scalars(sa.select(Tally.space_id)).all()
     chosen: Chosen = []
     for space in [*spaces, None]:
@@ -190,6 +191,11 @@ def enforce(
             level = _Level(space, policy.space_memories, policy.space_kv_bytes, held)
         if not level.over_memories and not level.over_bytes:
             continue
+        if None in (space, space_id) and not dry_run:
+            lock_spaces(connection)
+            level.held = tally.totals(connection, space)  # another process may have evicted while this one waited
+            if not level.over_memories and not level.over_bytes:
+                continue
         more = _within(connection, level, policy, now, keep, chosen if dry_run else [])
         if not dry_run:
             _carry_out(connection, more, now)

@@ -1,30 +1,32 @@
 """Moving a scope's memories between stores, as JSON lines: a header, then one memory per line.
 
-KV does not travel: it is a cache of text. The scope's name does not either: a file is read into the scope of the
-handle that reads it.
+KV, a cache of text, travels only when asked, in a file of its own (``kv_files.py``). The scope's name does not: a file
+is read into the scope of the handle that reads it.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput, StoreError, StoreFull
 from agentmem.records import Scope
-from agentmem.store import expiry, tidying, writing
+from agentmem.store import expiry, kv_files, tidying, writing
 from agentmem.store.engine import no_space
 from agentmem.store.inputs import Checked, EmbedderId, NewMemory, check_new, from_us, now_us, to_us
-from agentmem.store.places import AnyRow, find_place
+from agentmem.store.places import AnyRow, Place, find_place
 from agentmem.store.rows import SLICE, select_rows, tags_of
 from agentmem.store.schema import Embedding, MemoryRow, MemoryUsage
 
@@ -35,6 +37,8 @@ FORMAT = "agentmem-memories"
 VERSION = 1
 
 Progress = Callable[[int, int], None] | None
+
+_log = logging.getLogger("agentmem.store")
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "id": str,
@@ -65,15 +69,29 @@ class _Line:
     usage: dict[str, Any]
 
 
-def export(store: Store, scope: Scope, path: Path, progress: Progress) -> int:
-    """See ``ScopedMemories.export``. The file appears whole or not at all."""
+def export(store: Store, scope: Scope, path: Path, progress: Progress, *, with_kv: bool) -> int:
+    """See ``ScopedMemories.export``. Each file appears whole or not at all, the KV first."""
+    with store.database.read() as connection:  # one snapshot
+        place = find_place(connection, scope)
+        payloads = kv_files.count(connection, place) if with_kv else 0
+        if payloads and place is not None:
+            with _whole(kv_files.beside(path)) as file:
+                kv_files.write(store, connection, place, file)
+        total = 0
+        with _whole(path) as file:
+            for line in _lines(store, connection, place, payloads, progress):
+                file.write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+                total += 1
+    return total - 1
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is there, under its name, when everything was written to it."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with unfinished.open("x", encoding="utf-8") as file:
-            total = 0
-            for line in _lines(store, scope, progress):
-                file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-                total += 1
+        with unfinished.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -85,40 +103,40 @@ def export(store: Store, scope: Scope, path: Path, progress: Progress) -> int:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    return total - 1
 
 
-def _lines(store: Store, scope: Scope, progress: Progress) -> Iterator[dict[str, Any]]:
+def _lines(
+    store: Store, connection: sa.Connection, place: Place | None, payloads: int, progress: Progress
+) -> Iterator[dict[str, Any]]:
     embedder = store.embedder
-    with store.database.read() as connection:  # one snapshot
-        place = find_place(connection, scope)
-        conditions = place.conditions() if place else [sa.false()]
-        total = connection.scalar(sa.select(sa.func.count(MemoryRow.id)).where(*conditions)) or 0
-        yield {
-            "format": FORMAT,
-            "version": VERSION,
-            "memories": total,
-            "embedder": {"name": embedder.name, "dim": embedder.dim} if embedder else None,
-        }
-        done, last = 0, 0
-        while True:
-            page = select_rows().where(*conditions, MemoryRow.id > last).order_by(MemoryRow.id).limit(SLICE)
-            rows = connection.execute(page).all()
-            if not rows:
-                return
-            keys = [row.id for row in rows]
-            tags = tags_of(connection, keys)
-            vectors: dict[int, bytes] = {}
-            if store.model_id is not None:
-                mine = sa.select(Embedding.memory_id, Embedding.vec).where(
-                    Embedding.model_id == store.model_id, Embedding.memory_id.in_(keys)
-                )
-                vectors = dict(connection.execute(mine).all())
-            for row in rows:
-                yield _line(row, tags.get(row.id, []), vectors.get(row.id))
-            done, last = done + len(rows), keys[-1]
-            if progress is not None:
-                progress(done, total)
+    conditions = place.conditions() if place else [sa.false()]
+    total = connection.scalar(sa.select(sa.func.count(MemoryRow.id)).where(*conditions)) or 0
+    yield {
+        "format": FORMAT,
+        "version": VERSION,
+        "memories": total,
+        "embedder": {"name": embedder.name, "dim": embedder.dim} if embedder else None,
+        "kv": payloads,
+    }
+    done, last = 0, 0
+    while True:
+        page = select_rows().where(*conditions, MemoryRow.id > last).order_by(MemoryRow.id).limit(SLICE)
+        rows = connection.execute(page).all()
+        if not rows:
+            return
+        keys = [row.id for row in rows]
+        tags = tags_of(connection, keys)
+        vectors: dict[int, bytes] = {}
+        if store.model_id is not None:
+            mine = sa.select(Embedding.memory_id, Embedding.vec).where(
+                Embedding.model_id == store.model_id, Embedding.memory_id.in_(keys)
+            )
+            vectors = dict(connection.execute(mine).all())
+        for row in rows:
+            yield _line(row, tags.get(row.id, []), vectors.get(row.id))
+        done, last = done + len(rows), keys[-1]
+        if progress is not None:
+            progress(done, total)
 
 
 def _line(row: AnyRow, tags: list[str], vector: bytes | None) -> dict[str, Any]:
@@ -147,7 +165,22 @@ def _line(row: AnyRow, tags: list[str], vector: bytes | None) -> dict[str, Any]:
 
 def load(store: Store, scope: Scope, path: Path, progress: Progress) -> int:
     """See ``ScopedMemories.load``."""
-    lines = _read(store, scope, path)
+    header, lines = _read(store, scope, path)
+    with ExitStack() as stack:
+        kv_file = None
+        if header.get("kv"):
+            beside = kv_files.beside(path)
+            if beside.exists():
+                kv_file = stack.enter_context(kv_files.KVFile(beside))
+            else:
+                _log.warning("%s is not there: KV is made anew", beside)
+        new = _add(store, scope, lines, progress)
+        if kv_file is not None:
+            kv_file.attach(store, scope)
+    return new
+
+
+def _add(store: Store, scope: Scope, lines: list[_Line], progress: Progress) -> int:
     now = now_us()
     expired: expiry.Erased = []
     with store.write() as connection:
@@ -156,12 +189,11 @@ def load(store: Store, scope: Scope, path: Path, progress: Progress) -> int:
             part = lines[start : start + SLICE]
             if (place := find_place(connection, scope)) is not None:
                 expired += expiry.make_way(connection, place.space_id, [line.new for line in part], now)
-            newest = connection.scalar(sa.select(sa.func.max(MemoryRow.id))) or 0
-            space_id, keys = writing.add(connection, scope, [line.new for line in part], store.model_id, now)
+            space_id, keys, fresh = writing.add(connection, scope, [line.new for line in part], store.model_id, now)
             for key, line in zip(keys, part, strict=True):
-                if key > newest:  # not here before: its usage travels along
+                if key in fresh:  # not here before: its usage travels along
                     connection.execute(sa.update(MemoryUsage).where(MemoryUsage.memory_id == key).values(**line.usage))
-            new += len({key for key in keys if key > newest})
+            new += len(fresh)
             if progress is not None:
                 progress(start + len(part), len(lines))
         if space_id is not None:
@@ -172,8 +204,8 @@ def load(store: Store, scope: Scope, path: Path, progress: Progress) -> int:
     return new
 
 
-def _read(store: Store, scope: Scope, path: Path) -> list[_Line]:
-    """Every line, checked."""
+def _read(store: Store, scope: Scope, path: Path) -> tuple[dict[str, Any], list[_Line]]:
+    """The header, and every line, checked."""
     try:
         with path.open(encoding="utf-8") as file:
             raw = [line for line in file.read().split("\n") if line.strip()]
@@ -201,7 +233,7 @@ def _read(store: Store, scope: Scope, path: Path) -> list[_Line]:
             raise InvalidInput(f"{path}, line {number}: {error}; nothing was loaded") from error
         if line is not None:
             lines.append(line)
-    return lines
+    return header, lines
 
 
 def _object(text: str, path: Path, number: int) -> dict[str, Any]:

@@ -13,9 +13,11 @@ import sqlalchemy as sa
 from agentmem.errors import SchemaTooNew, StoreBusy, StoreError, StoreFull
 from agentmem.records import Problem, VerifyReport
 from agentmem.store import index, tally, writing
+from agentmem.store.dialects import on_postgres, search_engine
 from agentmem.store.inputs import text_digest
 from agentmem.store.payloads import ORPHAN_AGE
-from agentmem.store.places import AnyRow
+from agentmem.store.places import AnyRow, see_all
+from agentmem.store.postgres.engine import PostgresDatabase
 from agentmem.store.schema import Embedding, EmbeddingModel, KVPayload, KVTrash, MemoryRow, StreamRow
 from agentmem.store.stream_files import StreamFiles
 from agentmem.store.stream_opening import damage
@@ -28,6 +30,7 @@ def verify(store: Store, *, repair: bool) -> VerifyReport:
     """See ``Store.verify``."""
     problems: list[Problem] = []
     with store.database.read() as connection:
+        see_all(connection)
         checked = connection.scalar(sa.select(sa.func.count(MemoryRow.id))) or 0
         problems.extend(_database(connection))
         problems.extend(_embeddings(connection))
@@ -36,6 +39,7 @@ def verify(store: Store, *, repair: bool) -> VerifyReport:
         problems.extend(_totals(connection))
     problems.extend(_text_index_structure(store))
     with store.database.read() as connection:
+        see_all(connection)
         keys = connection.execute(sa.select(KVPayload.memory_id, KVPayload.kv_model_id)).all()
     damaged: list[tuple[int, int]] = []
     for memory_id, model_id in keys:  # one short transaction each: bytes are large and writers go on meanwhile
@@ -45,6 +49,7 @@ def verify(store: Store, *, repair: bool) -> VerifyReport:
             damaged.append((memory_id, model_id))
     bad_streams: list[int] = []
     with store.database.read() as connection:
+        see_all(connection)
         streams = connection.execute(sa.select(StreamRow.__table__).where(StreamRow.generation > 0)).all()
     for row in streams:
         problem = _stream(store, row)
@@ -62,17 +67,18 @@ def verify(store: Store, *, repair: bool) -> VerifyReport:
 
 
 def orphans(store: Store, older_than: float) -> list[str]:
-    """Files that no row and no trash entry names, and that cannot be a write under way.
+    """Payloads that no row and no trash entry names, and that cannot be a write under way.
 
     A write is under way for less than ``older_than`` seconds, and only for a memory or stream that exists: their keys
     are never used again.
     """
-    if store.files is None:
+    if store.payloads is None:
         return []
-    files = set(store.files.walk())
+    files = set(store.payloads.walk())
     if not files:
         return []
     with store.database.read() as connection:
+        see_all(connection)
         files.difference_update(connection.scalars(sa.select(KVPayload.uri).where(KVPayload.uri.is_not(None))))
         trash = set(connection.scalars(sa.select(KVTrash.uri)))
         for key, tail in connection.execute(sa.select(StreamRow.id, StreamRow.tail_uri)):
@@ -83,7 +89,7 @@ def orphans(store: Store, older_than: float) -> list[str]:
             return []
         living = {str(key) for key in connection.scalars(sa.select(MemoryRow.id).where(_among(nobodys)))}
         living |= {writing.stream_folder(key) for key in connection.scalars(sa.select(StreamRow.id))}
-    old = set(store.files.walk(older_than))
+    old = set(store.payloads.walk(older_than))
     return sorted(uri for uri in nobodys if uri in old or _owner(uri) not in living)
 
 
@@ -100,6 +106,14 @@ def _owner(uri: str) -> str:
 
 
 def _database(connection: sa.Connection) -> Iterator[Problem]:
+    if not on_postgres(connection):  # which checks its own pages and keys
+        yield from _sqlite_file(connection)
+    for uid, text, digest in connection.execute(sa.select(MemoryRow.uid, MemoryRow.text, MemoryRow.text_sha256)):
+        if text_digest(text) != digest:
+            yield Problem(kind="database", id=uid, detail="text does not match its checksum", repaired=False)
+
+
+def _sqlite_file(connection: sa.Connection) -> Iterator[Problem]:
     with suppress(sa.exc.DBAPIError):  # _text_index says what is wrong with it
         # FTS5 checks with what this connection remembers of the index, and forgets what others changed only when a
         # statement opens the table: without this one, a whole index can be reported as damaged.
@@ -111,9 +125,6 @@ def _database(connection: sa.Connection) -> Iterator[Problem]:
     for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
         detail = f"row {row[1]} of {row[0]} refers to a missing row of {row[2]}"
         yield Problem(kind="database", id=None, detail=detail, repaired=False)
-    for uid, text, digest in connection.execute(sa.select(MemoryRow.uid, MemoryRow.text, MemoryRow.text_sha256)):
-        if text_digest(text) != digest:
-            yield Problem(kind="database", id=uid, detail="text does not match its checksum", repaired=False)
 
 
 def _embeddings(connection: sa.Connection) -> Iterator[Problem]:
@@ -139,45 +150,41 @@ def _bad_vector(vector: bytes, dim: int) -> bool:
 
 
 def _vector_index(connection: sa.Connection) -> Iterator[Problem]:
+    engine = search_engine(connection)
     for model_id in connection.scalars(sa.select(EmbeddingModel.id)).all():
-        table = index.vec_table(model_id)
-        try:
-            rows = connection.exec_driver_sql(f"SELECT memory_id, space_id, e FROM {table}")  # noqa: S608
-            indexed = {row[0]: (row[1], row[2]) for row in rows}
-        except sa.exc.DBAPIError as error:
-            yield Problem(kind="vector_index", id=None, detail=f"{table}: {error.orig}", repaired=False)
-            continue
         truth = connection.execute(
             sa.select(Embedding.memory_id, MemoryRow.space_id, Embedding.vec, MemoryRow.uid)
             .join(MemoryRow, MemoryRow.id == Embedding.memory_id)
             .where(Embedding.model_id == model_id)
-        )
-        for memory_id, space_id, vector, uid in truth:
-            if indexed.pop(memory_id, None) != (space_id, vector):
-                yield Problem(kind="vector_index", id=uid, detail=f"{table} has another vector or none", repaired=False)
-        for memory_id in indexed:
-            yield Problem(kind="vector_index", id=None, detail=f"{table} has a stray row {memory_id}", repaired=False)
+        ).all()
+        uids = {row.memory_id: row.uid for row in truth}
+        rows = [(row[0], row[1], row[2]) for row in truth]
+        try:
+            with connection.begin_nested():  # on PostgreSQL an error would spoil the rest of the transaction
+                wrong = engine.stray_vectors(connection, model_id, rows)
+        except sa.exc.DBAPIError as error:
+            yield Problem(kind="vector_index", id=None, detail=f"embedder {model_id}: {error.orig}", repaired=False)
+            continue
+        for key, detail in wrong.items():
+            yield Problem(kind="vector_index", id=uids.get(key), detail=detail, repaired=False)
 
 
 def _text_index(connection: sa.Connection) -> Iterator[Problem]:
+    truth = index.text_keys(connection, connection.scalars(sa.select(MemoryRow.turn_id).distinct()).all())
+    uids = dict(connection.execute(sa.select(MemoryRow.id, MemoryRow.uid)).all())
     try:
-        rows = connection.exec_driver_sql("SELECT rowid, text, context, sp FROM fts_memory")
-        indexed = {row[0]: tuple(row[1:]) for row in rows}
+        with connection.begin_nested():
+            wrong = search_engine(connection).stray_texts(connection, truth)
     except sa.exc.DBAPIError as error:
         yield Problem(kind="text_index", id=None, detail=str(error.orig), repaired=False)
         return
-    truth = index.text_keys(connection, connection.scalars(sa.select(MemoryRow.turn_id).distinct()).all())
-    uids = dict(connection.execute(sa.select(MemoryRow.id, MemoryRow.uid)).all())
-    for memory_id, *key in truth:
-        if indexed.pop(memory_id, None) != tuple(key):
-            yield Problem(
-                kind="text_index", id=uids[memory_id], detail="fts_memory has another key or none", repaired=False
-            )
-    for memory_id in indexed:
-        yield Problem(kind="text_index", id=None, detail=f"fts_memory has a stray row {memory_id}", repaired=False)
+    for key, detail in wrong.items():
+        yield Problem(kind="text_index", id=uids.get(key), detail=detail, repaired=False)
 
 
 def _text_index_structure(store: Store) -> Iterator[Problem]:
+    if isinstance(store.database, PostgresDatabase):
+        return
     try:
         with store.database.write() as connection:  # FTS5 spells its check as an INSERT
             connection.exec_driver_sql("INSERT INTO fts_memory(fts_memory, rank) VALUES('integrity-check', 1)")
@@ -196,6 +203,7 @@ def _totals(connection: sa.Connection) -> Iterator[Problem]:
 
 def _payload(store: Store, memory_id: int, model_id: int) -> Problem | None:
     with store.database.read() as connection:
+        see_all(connection)
         row = connection.execute(
             sa.select(MemoryRow.uid, KVPayload.uri, KVPayload.data, KVPayload.nbytes, KVPayload.sha256)
             .join(KVPayload, KVPayload.memory_id == MemoryRow.id)
@@ -203,7 +211,7 @@ def _payload(store: Store, memory_id: int, model_id: int) -> Problem | None:
         ).one_or_none()
         if row is None:  # gone meanwhile
             return None
-        data = row.data if row.uri is None or store.files is None else store.files.read(row.uri)
+        data = row.data if row.uri is None or store.payloads is None else store.payloads.read(row.uri)
     if data is None:
         return Problem(kind="payload_file", id=row.uid, detail=f"{row.uri} is missing", repaired=False)
     if len(data) != row.nbytes or hashlib.sha256(data).digest() != row.sha256:
@@ -244,6 +252,7 @@ def _repair(
     if any(problem.kind == "database" for problem in problems):
         return problems  # writing to a damaged database would make it worse
     with store.write() as connection:
+        see_all(connection)
         for memory_id, model_id in damaged:
             mine = (KVPayload.memory_id == memory_id, KVPayload.kv_model_id == model_id)
             uris = sa.select(KVPayload.uri).where(*mine, KVPayload.uri.is_not(None))
@@ -269,6 +278,6 @@ def _repair(
         if any(problem.kind == "totals" for problem in problems):
             tally.recount(connection)
     store.drain_trash()
-    if store.files is not None:
-        store.files.unlink(*left_over)
+    if store.payloads is not None:
+        store.payloads.unlink(*left_over)
     return [problem.model_copy(update={"repaired": True}) for problem in problems]

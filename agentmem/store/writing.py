@@ -35,11 +35,12 @@ V = TypeVar("V")
 
 def add(
     connection: sa.Connection, scope: Scope, items: Sequence[Checked], model_id: int | None, now: int
-) -> tuple[int, list[int]]:
+) -> tuple[int, list[int], set[int]]:
     """Store new memories with their indexes and counters.
 
     Returns:
-        The space's key, and the memories' keys in the order of ``items``; one stored before is not stored again.
+        The space's key; the memories' keys in the order of ``items``, where one stored before is not stored again; and
+        which of the keys are new.
 
     Raises:
         InvalidInput: an id or a place in a turn is taken by another text.
@@ -62,7 +63,7 @@ def add(
     store_vectors(connection, model_id, vectors)
     changed = {one.turn_id for one in fresh}
     index.index_texts(connection, changed | index.neighbours(connection, changed))
-    return space_id, [one.key for one in chosen]
+    return space_id, [one.key for one in chosen], {one.key for one in fresh}
 
 
 def store_vectors(connection: sa.Connection, model_id: int | None, vectors: list[tuple[int, int, bytes]]) -> None:
@@ -219,14 +220,16 @@ def change_text(
     index.index_texts(connection, {row.turn_id} | index.neighbours(connection, [row.turn_id]))
 
 
-def drop_kv(connection: sa.Connection, keys: Sequence[int]) -> None:
-    """Warm to cold: the bytes go (files by way of the trash), the text stays."""
+def drop_kv(connection: sa.Connection, keys: Sequence[int], *conditions: sa.ColumnElement[bool]) -> int:
+    """Warm to cold: the bytes go (files by way of the trash), the text stays. Returns how many payloads went."""
+    gone = 0
     for start in range(0, len(keys), SLICE):
-        chosen = KVPayload.memory_id.in_(keys[start : start + SLICE])
+        chosen = sa.and_(KVPayload.memory_id.in_(keys[start : start + SLICE]), *conditions)
         uris = sa.select(KVPayload.uri).where(chosen, KVPayload.uri.is_not(None))
         connection.execute(sa.insert(KVTrash).from_select(["uri"], uris))
         tally.take_kv(connection, KVPayload, chosen)
-        connection.execute(sa.delete(KVPayload).where(chosen))
+        gone += connection.execute(sa.delete(KVPayload).where(chosen)).rowcount
+    return gone
 
 
 def stream_folder(key: int) -> str:

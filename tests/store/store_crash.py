@@ -22,8 +22,8 @@ import sqlalchemy as sa
 from store_world import ADA, EMBEDDER, attach, embed, new
 
 from agentmem.store import Store
-from agentmem.store.index import vec_table
 from agentmem.store.schema import Embedding, KVPayload, KVTrash, MemoryRow, Turn
+from agentmem.store.sqlite_search import vec_table
 from agentmem.store.verify import orphans
 
 WRITERS = 3

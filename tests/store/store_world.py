@@ -16,6 +16,9 @@ from agentmem.store import EmbedderId, NewMemory, ScopedMemories, text_digest
 
 DIM = 16
 EMBEDDER = EmbedderId("words", DIM, noise=1 / DIM**0.5)  # cosines of unrelated texts deviate by that
+Where = Path | str
+"""A file, or the address of a PostgreSQL database."""
+
 ADA = Scope(user="ada")
 BOB = Scope(user="bob")
 

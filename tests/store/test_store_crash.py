@@ -13,6 +13,8 @@ from store_world import ADA, EMBEDDER, attach, embed, files_of, finish, new, pyt
 
 from agentmem.store import ScopedMemories, Store
 
+pytestmark = pytest.mark.sqlite
+
 KILLS = int(os.environ.get("AGENTMEM_TEST_KILLS", "21"))
 
 

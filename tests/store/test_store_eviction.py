@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
-from store_world import ADA, BOB, EMBEDDER, attach, files_of, new
+from store_world import ADA, BOB, EMBEDDER, Where, attach, files_of, new
 
 from agentmem.errors import InvalidInput, NotFound
 from agentmem.records import Tier
@@ -25,6 +25,7 @@ from agentmem.store.eviction import (
     unused,
 )
 from agentmem.store.inputs import now_us
+from agentmem.store.places import see_all
 
 DAY = 86_400_000_000
 POLICY = EvictionPolicy(half_life=timedelta(days=10), grace=timedelta(days=1))
@@ -109,9 +110,9 @@ def test_small_budgets_are_kept_exactly_and_large_ones_leave_some_room() -> None
     assert low_water(1000) == 950
 
 
-def open_with(path: Path, **budgets: object) -> Store:
+def open_with(where: Where, **budgets: object) -> Store:
     policy = EvictionPolicy(grace=timedelta(0), **budgets)  # type: ignore[arg-type]
-    return Store.open(path, embedder=EMBEDDER, eviction=policy)
+    return Store.open(where, embedder=EMBEDDER, eviction=policy)
 
 
 def test_over_the_kv_budget_the_least_used_go_cold_and_keep_their_text(path: Path) -> None:
@@ -131,8 +132,8 @@ def test_over_the_kv_budget_the_least_used_go_cold_and_keep_their_text(path: Pat
         assert store.verify().ok
 
 
-def test_over_the_memory_budget_the_least_used_leave_with_an_audit_line(path: Path) -> None:
-    with open_with(path, space_memories=3) as store:
+def test_over_the_memory_budget_the_least_used_leave_with_an_audit_line(where: Where) -> None:
+    with open_with(where, space_memories=3) as store:
         handle = store.scope(ADA)
         one, _, three = handle.add([new("one"), new("two", pinned=True), new("three")])
         handle.record_uses([(one.id, 0.5)], turn="t")
@@ -146,13 +147,13 @@ def test_over_the_memory_budget_the_least_used_leave_with_an_audit_line(path: Pa
         assert store.verify().ok
 
 
-def test_one_space_over_its_budget_costs_another_nothing_but_the_total_is_shared(path: Path) -> None:
-    with open_with(path, space_memories=2) as store:
+def test_one_space_over_its_budget_costs_another_nothing_but_the_total_is_shared(where: Where) -> None:
+    with open_with(where, space_memories=2) as store:
         ada, bob = store.scope(ADA), store.scope(BOB)
         bob.add([new("bob's only one")])
         ada.add([new(f"ada {i}") for i in range(5)])
         assert (ada.count(), bob.count()) == (2, 1)
-    with open_with(path, total_memories=2) as store:
+    with open_with(where, total_memories=2) as store:
         plan = store.evict(dry_run=True)
         assert (plan.dry_run, len(plan.pruned), plan.kept) == (True, 1, 2)
         assert store.stats().memories == 3
@@ -162,14 +163,15 @@ def test_one_space_over_its_budget_costs_another_nothing_but_the_total_is_shared
         assert store.evict().pruned == ()
 
 
-def test_new_memories_are_spared_while_older_ones_can_go(path: Path) -> None:
-    with Store.open(path, embedder=EMBEDDER) as store:
+def test_new_memories_are_spared_while_older_ones_can_go(where: Where) -> None:
+    with Store.open(where, embedder=EMBEDDER) as store:
         (old,) = store.scope(ADA).add([new("old and famous")])
         store.scope(ADA).record_uses([(old.id, 1.0)], turn="t")
         with store.write() as connection:
+            see_all(connection)
             connection.execute(sa.text("UPDATE memory SET created_us = 0"))
     policy = EvictionPolicy(space_memories=1)
-    with Store.open(path, embedder=EMBEDDER, eviction=policy) as store:
+    with Store.open(where, embedder=EMBEDDER, eviction=policy) as store:
         handle = store.scope(ADA)
         handle.add([new("brand new")])
         assert [m.text for m in handle.list()] == ["brand new"]
@@ -200,6 +202,7 @@ def test_prune_does_what_its_dry_run_said(ada: ScopedMemories) -> None:
 def test_prune_of_the_unused(ada: ScopedMemories, store: Store) -> None:
     old, read, pinned, fresh = ada.add([new(t) for t in ("old", "read", "pinned", "fresh")])
     with store.write() as connection:
+        see_all(connection)
         long_ago = now_us() - 40 * DAY
         query = sa.text("UPDATE memory SET created_us = :t WHERE uid != :fresh")
         connection.execute(query, {"t": long_ago, "fresh": fresh.id})
@@ -231,12 +234,12 @@ def test_bad_prunes_are_refused(ada: ScopedMemories, how: dict[str, object]) -> 
     assert ada.count() == 1
 
 
-def test_a_turn_credits_a_memory_once(ada: ScopedMemories, store: Store, path: Path) -> None:
+def test_a_turn_credits_a_memory_once(ada: ScopedMemories, store: Store, where: Where) -> None:
     (memory,) = ada.add([new("hello")])
     ada.record_uses([(memory.id, 0.2), (memory.id, 0.6)], turn="t1")
     assert (ada.get(memory.id).uses, ada.get(memory.id).attention) == (1, pytest.approx(0.6))
     ada.record_uses([(memory.id, 0.9)], turn="t1")  # after it was written
-    with Store.open(path, embedder=EMBEDDER) as other:  # and in another process
+    with Store.open(where, embedder=EMBEDDER) as other:  # and in another process
         other.scope(ADA).record_uses([(memory.id, 0.9)], turn="t1")
     assert ada.get(memory.id).uses == 1
     ada.record_uses([(memory.id, 0.4)], turn="t2")
@@ -247,13 +250,13 @@ def test_a_turn_credits_a_memory_once(ada: ScopedMemories, store: Store, path: P
 
 
 def test_uses_are_buffered_and_written_with_the_next_write_at_close_or_in_time(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    where: Where, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def written() -> int:
-        with Store.open(path) as other:
+        with Store.open(where) as other:
             return other.scope(ADA).stats().uses
 
-    with Store.open(path, embedder=EMBEDDER) as store:
+    with Store.open(where, embedder=EMBEDDER) as store:
         handle = store.scope(ADA)
         (memory,) = handle.add([new("hello")])
         handle.record_uses([(memory.id, 0.5)], turn="t1")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from store_world import ADA, EMBEDDER, attach, embed, new
+from store_world import ADA, EMBEDDER, Where, attach, embed, new
 
 from agentmem.errors import InvalidInput
 from agentmem.store import EvictionPolicy, ScopedMemories, Store
@@ -110,16 +109,16 @@ def text(at: int) -> str:
     return f"memory number{at} " + "word " * (at % 7)
 
 
-def test_text_vectors_and_kv_stay_together_under_the_counter_update(path: Path) -> None:
+def test_text_vectors_and_kv_stay_together_under_the_counter_update(where: Where) -> None:
     """The published code drops tokens by half of the capacity and chunks by half of their number: they part."""
-    with Store.open(path, embedder=EMBEDDER) as store:
+    with Store.open(where, embedder=EMBEDDER) as store:
         handle = grown(store, 20)
         ids = {memory.text: memory.id for memory in handle.list(limit=100)}
         for at in (2, 5, 8, 11, 14):
             for turn in range(at):
                 handle.record_uses([(ids[text(at)], 0.5)], turn=f"{turn}")
     policy = EvictionPolicy(order="memlong", space_memories=19, grace=timedelta(0))
-    with Store.open(path, embedder=EMBEDDER, eviction=policy) as store:
+    with Store.open(where, embedder=EMBEDDER, eviction=policy) as store:
         handle = store.scope(ADA)
         plan = store.evict(dry_run=True)
         assert store.evict().pruned == plan.pruned
@@ -138,14 +137,14 @@ def test_text_vectors_and_kv_stay_together_under_the_counter_update(path: Path) 
         assert store.verify().ok
 
 
-def test_fifo_and_lru_in_a_store(path: Path) -> None:
-    with Store.open(path, embedder=EMBEDDER) as store:
+def test_fifo_and_lru_in_a_store(where: Where) -> None:
+    with Store.open(where, embedder=EMBEDDER) as store:
         handle = grown(store, 4)
         oldest = handle.list(sort="created_at")[0]
         handle.record_uses([(oldest.id, 0.5)], turn="t")
     for order, stays in (("lru", True), ("fifo", False)):
         policy = EvictionPolicy(order=order, space_memories=3)  # type: ignore[arg-type]
-        with Store.open(path, embedder=EMBEDDER, eviction=policy) as store:
+        with Store.open(where, embedder=EMBEDDER, eviction=policy) as store:
             gone = {pruned.id for pruned in store.evict(dry_run=True).pruned}
             assert len(gone) == 1
             assert (oldest.id not in gone) == stays

@@ -16,6 +16,7 @@ from agentmem.errors import InvalidInput, NotFound
 from agentmem.records import Memory, Scope
 from agentmem.store import EvictionPolicy, ScopedMemories, Store, expiry
 from agentmem.store.inputs import now_us
+from agentmem.store.places import see_all
 from agentmem.store.schema import MemoryRow
 
 SECRET = "Qvortak hides the zwybrunel under jyxomplar"
@@ -39,6 +40,7 @@ def let_expire(handle: ScopedMemories, *ids: str) -> None:
 def rows(store: Store) -> int:
     """Memories in the table, whether anybody sees them or not."""
     with store.database.read() as connection:
+        see_all(connection)
         return connection.scalar(sa.select(sa.func.count()).select_from(MemoryRow)) or 0
 
 
@@ -237,6 +239,7 @@ def test_another_process_sees_it_go_at_the_same_moment(ada: ScopedMemories, path
     assert "gone" in finish(reader)
 
 
+@pytest.mark.sqlite
 def test_looking_for_expired_ones_is_one_look_into_a_small_index(store: Store) -> None:
     of_all = sa.select(MemoryRow.id).where(expiry.has_expired(now_us())).order_by(MemoryRow.expires_us).limit(9)
     of_space = sa.select(MemoryRow.id).where(expiry.has_expired(now_us()), MemoryRow.space_id == 1)

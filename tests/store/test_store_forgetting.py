@@ -125,6 +125,7 @@ def test_when_turns_between_go_the_remaining_ones_become_neighbours(ada: ScopedM
     assert store.verify().ok
 
 
+@pytest.mark.sqlite
 def test_delete_takes_files_that_a_crash_left_without_a_row(ada: ScopedMemories, store: Store) -> None:
     (memory,) = ada.add([new("hello")])
     attach(ada, memory, b"k" * 300_000)

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from store_world import ADA, BOB, EMBEDDER, attach, finish, new, python
+from store_world import ADA, BOB, EMBEDDER, Where, attach, finish, new, python
 
 from agentmem.records import Scope
 from agentmem.store import EvictionPolicy, HotTier, ScopedMemories, Store
+from agentmem.store.places import see_all
 
 
 @dataclass
@@ -131,14 +132,15 @@ def test_what_is_evicted_is_freed(path: Path, hot: Hot) -> None:
         assert hot.ids(ada.space) == ["b"]
 
 
-def test_verify_that_counts_again_keeps_the_count_of_erasures_growing(store: Store, hot: Hot) -> None:
+def test_verify_that_counts_again_keeps_the_count_of_erasures_growing(store: Store, where: Where, hot: Hot) -> None:
     ada = warm(store, ADA, "a")
     recall(ada, hot, "a")
     with store.write() as connection:
+        see_all(connection)
         connection.exec_driver_sql("UPDATE tally SET memories = 77")
     assert not store.verify(repair=False).ok
     assert store.verify(repair=True).ok
     assert recall(ada, hot, "a") == []
-    finish(python(ELSEWHERE, store.database.path, "delete"))
+    finish(python(ELSEWHERE, where, "delete"))
     recall(ada, hot)
     assert hot.nbytes == 0

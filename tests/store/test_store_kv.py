@@ -14,7 +14,10 @@ from store_world import ADA, BOB, EMBEDDER, attach, embed, new
 from agentmem.errors import InvalidInput, StoreError
 from agentmem.records import Memory, Scope, Tier
 from agentmem.store import HotTier, NewKV, ScopedMemories, Store, text_digest
+from agentmem.store.objects import PayloadObjects
 from agentmem.store.payloads import INLINE_MAX, PayloadFiles
+
+pytestmark = pytest.mark.payloads
 
 SMALL, LARGE = b"s" * INLINE_MAX, b"L" * (INLINE_MAX + 1)
 
@@ -25,8 +28,8 @@ def memory(ada: ScopedMemories) -> Memory:
 
 
 def files(store: Store) -> list[str]:
-    assert store.files is not None
-    return list(store.files.walk())
+    assert store.payloads is not None
+    return list(store.payloads.walk())
 
 
 @pytest.mark.parametrize("payload", [SMALL, LARGE], ids=["inline", "file"])
@@ -84,14 +87,15 @@ def test_kv_of_a_memory_that_went_is_dropped_without_a_trace(ada: ScopedMemories
 def test_kv_of_a_memory_that_goes_during_the_write_is_dropped(
     ada: ScopedMemories, store: Store, memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert store.files is not None
-    original = PayloadFiles.write
+    home = type(store.payloads)
+    assert home in (PayloadFiles, PayloadObjects)
+    original = home.write  # type: ignore[union-attr]
 
-    def write_then_lose(self: PayloadFiles, payloads: object) -> None:
-        original(self, payloads)  # type: ignore[arg-type]
+    def write_then_lose(self: object, payloads: object) -> None:
+        original(self, payloads)
         ada.delete(memory.id)
 
-    monkeypatch.setattr(PayloadFiles, "write", write_then_lose)
+    monkeypatch.setattr(home, "write", write_then_lose)
     assert not attach(ada, memory, LARGE)
     assert files(store) == []
     assert store.stats().kv_bytes == 0
@@ -135,6 +139,7 @@ def _cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("spoil", [_flip, _cut, Path.unlink])
 def test_a_damaged_file_is_reported_never_used_and_replaced(
     ada: ScopedMemories, store: Store, memory: Memory, spoil
@@ -150,6 +155,7 @@ def test_a_damaged_file_is_reported_never_used_and_replaced(
     assert store.verify().ok
 
 
+@pytest.mark.sqlite
 def test_a_damaged_row_is_reported_and_never_used(ada: ScopedMemories, store: Store, memory: Memory) -> None:
     attach(ada, memory, SMALL)
     with store.database.write() as connection:
@@ -157,6 +163,7 @@ def test_a_damaged_row_is_reported_and_never_used(ada: ScopedMemories, store: St
     assert ada.load_kv([memory.id], fingerprint="model-a").damaged == (memory.id,)
 
 
+@pytest.mark.sqlite
 def test_a_folder_that_cannot_be_written_is_an_error_not_a_loss(
     ada: ScopedMemories, store: Store, memory: Memory
 ) -> None:

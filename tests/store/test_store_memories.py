@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pysqlite3 import dbapi2
@@ -288,6 +290,7 @@ def test_stats_count_what_is_there(ada: ScopedMemories, store: Store, path: Path
     assert store.scope(Scope(user="nobody")).stats().memories == 0
 
 
+@pytest.mark.sqlite
 def test_a_full_disk_rolls_back_and_the_store_goes_on(ada: ScopedMemories, store: Store) -> None:
     (first,) = ada.add([new("before")])
     ada.record_uses([(first.id, 0.5)], turn="t")
@@ -305,10 +308,12 @@ def test_a_full_disk_rolls_back_and_the_store_goes_on(ada: ScopedMemories, store
 
 
 def test_an_error_within_the_unit_of_work_leaves_no_trace(
-    ada: ScopedMemories, store: Store, monkeypatch: pytest.MonkeyPatch
+    ada: ScopedMemories, store: Store, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop_at_the_index(_connection: object, *_arguments: object) -> None:
-        raise dbapi2.OperationalError("disk I/O error")
+        if backend == "sqlite":
+            raise dbapi2.OperationalError("disk I/O error")
+        raise sa.exc.DBAPIError("INSERT", None, psycopg.errors.IoError("disk I/O error"))
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "index_texts", stop_at_the_index)

@@ -25,6 +25,8 @@ from agentmem.store.index import is_derived
 from agentmem.store.opening import HEAD
 from agentmem.store.schema import Base
 
+pytestmark = pytest.mark.sqlite
+
 
 def test_a_store_keeps_its_memories_over_a_reopen(path: Path) -> None:
     with Store.open(path, embedder=EMBEDDER) as store:

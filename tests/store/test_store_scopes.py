@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import servers
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -43,9 +44,12 @@ class Isolation(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = Store.open(":memory:", embedder=EMBEDDER)
+        self.store = self.open()
         self.model: dict[tuple[str, str], dict[str, tuple[str | None, str]]] = {}
         self.number = 0
+
+    def open(self) -> Store:
+        return Store.open(":memory:", embedder=EMBEDDER)
 
     def teardown(self) -> None:
         assert self.store.verify().ok
@@ -122,6 +126,15 @@ class Isolation(RuleBasedStateMachine):
 
 TestIsolation = Isolation.TestCase
 TestIsolation.settings = settings(max_examples=15, stateful_step_count=25)
+
+
+class IsolationOnPostgres(Isolation):
+    def open(self) -> Store:
+        return Store.open(servers.empty_database(), embedder=EMBEDDER)
+
+
+TestIsolationOnPostgres = IsolationOnPostgres.TestCase
+TestIsolationOnPostgres.settings = settings(max_examples=3, stateful_step_count=12)
 
 
 def test_ids_and_turns_of_two_scopes_may_be_the_same(store: Store) -> None:

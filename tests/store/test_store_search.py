@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+import servers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_world import ADA, BOB, DIM, EMBEDDER, attach, embed, new
+from store_world import ADA, BOB, DIM, attach, embed, new
 
 from agentmem.errors import InvalidInput
 from agentmem.records import Hit, Role, Scope
@@ -94,6 +95,7 @@ def test_threshold_top_k_and_exclude(facts: ScopedMemories) -> None:
     assert set(ids(without)) == set(ids(hits)[1:])
 
 
+@pytest.mark.sqlite  # whose vec0 has such a limit
 def test_more_exclusions_than_the_index_returns(ada: ScopedMemories) -> None:
     ada.add([new(f"apple {number}", id=str(number)) for number in range(4200)])
     kept = {"7", "4100"}
@@ -255,6 +257,16 @@ FILTER = st.fixed_dictionaries(
 @settings(max_examples=30)
 @given(memories=st.lists(MEMORY, min_size=1, max_size=12), filters=st.lists(FILTER, min_size=3, max_size=6))
 def test_filters_are_what_brute_force_says(memories: list[dict], filters: list[dict]) -> None:
+    compare_with_brute_force("sqlite", memories, filters)
+
+
+@settings(max_examples=3)
+@given(memories=st.lists(MEMORY, min_size=6, max_size=12), filters=st.lists(FILTER, min_size=6, max_size=6))
+def test_filters_on_postgres_are_what_brute_force_says(memories: list[dict], filters: list[dict]) -> None:
+    compare_with_brute_force("postgresql", memories, filters)
+
+
+def compare_with_brute_force(backend: str, memories: list[dict], filters: list[dict]) -> None:
     def day(number: int) -> datetime:
         return START + timedelta(days=number)
 
@@ -270,7 +282,7 @@ def test_filters_are_what_brute_force_says(memories: list[dict], filters: list[d
             and m["uses"] >= f.get("min_uses", 0)
         )
 
-    with Store.open(":memory:", embedder=EMBEDDER) as store:
+    with servers.fresh(backend) as store:
         handle = store.scope(ADA)
         store.scope(BOB).add([new("hello from someone else", session="s", tags=("red",))])
         stored = handle.add(

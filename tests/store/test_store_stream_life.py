@@ -24,6 +24,8 @@ from agentmem.records import Scope
 from agentmem.store import EvictionPolicy, ScopedMemories, Store
 from agentmem.store.engine import Database
 
+pytestmark = pytest.mark.sqlite
+
 KILLS = int(os.environ.get("AGENTMEM_TEST_KILLS", "21"))
 
 NEEDLES = [record(0, "s")[:64], record(2, "s")[-64:], entry(1, "s"), b"vqxtail" * 3, b"vqxmeta"]

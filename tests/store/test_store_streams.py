@@ -19,6 +19,8 @@ from agentmem.store import ScopedMemories, Store
 from agentmem.store.schema import KVTrash, StreamRow
 from agentmem.store.stream_files import PIECE
 
+pytestmark = pytest.mark.sqlite
+
 
 def stream_files(path: Path) -> dict[str, Path]:
     """The files of the only stream, by name; the tail as ``tail``."""

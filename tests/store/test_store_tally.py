@@ -15,6 +15,7 @@ from store_world import ADA, BOB, EMBEDDER, attach, new
 from agentmem.store import EvictionPolicy, ScopedMemories, Store, opening, tally
 from agentmem.store.eviction import OrderName, in_order
 from agentmem.store.inputs import now_us
+from agentmem.store.places import see_all
 from agentmem.store.schema import MemoryRow, MemoryUsage
 from agentmem.store.tidying import candidates, in_turn
 
@@ -32,6 +33,7 @@ STEPS = st.lists(
 
 def totals_are_right(store: Store) -> None:
     with store.database.read() as connection:
+        see_all(connection)
         assert tally.wrong(connection) == {}
 
 
@@ -74,6 +76,7 @@ def test_verify_finds_wrong_totals_and_repairs_them(ada: ScopedMemories, store: 
     (memory,) = ada.add([new("one")])
     attach(ada, memory, b"k" * 100)
     with store.write() as connection:
+        see_all(connection)
         connection.execute(sa.text("UPDATE tally SET memories = 7, kv_bytes = 0"))
     (problem,) = store.verify().problems
     assert problem.kind == "totals"

@@ -10,7 +10,9 @@ BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade():
-    op.execute("PRAGMA application_id = 1634159949")  # 0x61674D4D, agMM
+    on_postgres = op.get_bind().dialect.name == "postgresql"
+    if not on_postgres:
+        op.execute("PRAGMA application_id = 1634159949")  # 0x61674D4D, agMM
     op.create_table(
         "schema_meta",
         sa.Column("key", sa.String(64), primary_key=True),
@@ -129,6 +131,11 @@ def upgrade():
         sqlite_autoincrement=True,
     )
     op.create_index("ix_event_memory", "event", ["space_id", "memory_uid"])
+    if on_postgres:
+        from agentmem.store.postgres.search import create_text_index
+
+        create_text_index(op.get_bind())
+        return
     op.execute(
         "CREATE VIRTUAL TABLE fts_memory USING fts5(text, context, sp, tokenize='porter unicode61 remove_diacritics 2')"
     )
