@@ -19,6 +19,7 @@ from agentmem.model.local import LocalModel
 from agentmem.model.stream import Layout, StreamPlan, check_plan
 from agentmem.packing import Compressed, compress
 from agentmem.reader import Reader
+from agentmem.rebuild import Rebuilt, rebuild
 from agentmem.recipes import Recipe, StreamRecipe, get_recipe, memory_recipe
 from agentmem.records import Scope
 from agentmem.retrieval import Embedder, get_embedder
@@ -45,7 +46,8 @@ class MemoryLLM:
 
     Args:
         model: Hub id or local folder of a decoder-only model; None is the bundled demonstration model.
-        store: Path of the store, a single SQLite file; made if it does not exist.
+        store: Path of the store, a single SQLite file, made if it does not exist; or the address of a PostgreSQL
+            database, ``postgresql://user:password@host/database``.
         recipe: How memory is written and read: a name or an instance of ``agentmem.recipes``.
         embedder: None for the model's own hidden states, the name of a sentence-transformers model, or an Embedder.
         device: As torch names it; None for CUDA if there is a GPU, else the CPU.
@@ -57,6 +59,7 @@ class MemoryLLM:
         codec: How KV is stored: fp32, fp16, bf16, int8, int4, or pq (product quantisation, from ``compress`` on).
         hot_bytes: RAM for recently read KV.
         eviction: Budgets and half-life; see ``EvictionPolicy``.
+        kv_store: For a store on PostgreSQL, the bucket of larger KV, ``s3://bucket/prefix``; None for the database.
 
     Raises:
         ModelLoadError, UnsupportedModel, StoreOpenError, SchemaTooNew, InvalidInput.
@@ -78,6 +81,7 @@ class MemoryLLM:
         codec: str = DEFAULT_CODEC,
         hot_bytes: int = 256 * 2**20,
         eviction: EvictionPolicy | None = None,
+        kv_store: str | None = None,
     ):
         if codec not in (*CODECS, PQ):
             raise InvalidInput(f"unknown codec {codec!r}; choose one of {', '.join((*CODECS, PQ))}")
@@ -103,6 +107,7 @@ class MemoryLLM:
             store,
             embedder=EmbedderId(embedding.name, embedding.dim, embedding.noise),
             eviction=eviction or EvictionPolicy(),
+            kv_store=kv_store,
         )
         self._embed_anew(embedding)
         chunked = None if isinstance(self.recipe, StreamRecipe) else self.recipe
@@ -181,6 +186,25 @@ class MemoryLLM:
         """
         memory_recipe(self.recipe)
         return compress(self.writer.packing, self.store, self.store.scope(_space(user, agent)), advance)
+
+    def rebuild(
+        self,
+        *,
+        user: str | None = None,
+        agent: str = "",
+        advance: Callable[[str, int, int], None] = lambda what, done, total: None,
+    ) -> Rebuilt:
+        """Encode all KV of a user, or of everybody, with this model and recipe now, not at each memory's next recall.
+
+        For after a change of either. KV of other models and recipes is removed. ``advance`` is called as
+        ``advance(what, done, total)``.
+
+        Raises:
+            InvalidInput: a scope that cannot be used, or a recipe that keeps a stream.
+        """
+        memory_recipe(self.recipe)
+        scopes = self.store.spaces() if user is None else [_space(user, agent)]
+        return rebuild(self.writer, [self.store.scope(scope) for scope in scopes], advance)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until the KV of everything that was said is on disk. False if ``timeout`` seconds passed first."""

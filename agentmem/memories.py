@@ -131,12 +131,19 @@ class Memories:
         """The scope in numbers."""
         return self._handle.stats()
 
-    def export(self, path: str | Path) -> int:
-        """Write the scope's memories to a JSONL file, without KV (a cache of the text). Returns how many."""
-        return self._handle.export(path)
+    def export(self, path: str | Path, *, kv: bool = False) -> int:
+        """Write the scope's memories to a JSONL file. Returns how many.
+
+        With ``kv`` their KV, a cache of the text, goes into a file of the same name that ends in ``.safetensors``.
+        """
+        return self._handle.export(path, kv=kv)
 
     def load(self, path: str | Path) -> int:
-        """Read an export into this scope, all of it or (if a line is bad) nothing; idempotent. Returns how many."""
+        """Read an export into this scope, all of it or (if a line is bad) nothing; idempotent. Returns how many.
+
+        KV that was exported with it is attached. Take that only from whom you trust: a model attends to it, not to the
+        text.
+        """
         return self._handle.load(path)
 
     def verify(self, *, repair: bool = False) -> VerifyReport:

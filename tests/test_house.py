@@ -25,7 +25,7 @@ FLOORS = {
     **dict.fromkeys(
         ["__init__", "llm", "conversation", "memories", "reader", "streaming", "training", "writer", "window"], 3
     ),
-    **dict.fromkeys(["ingest", "packing"], 3),
+    **dict.fromkeys(["ingest", "packing", "rebuild"], 3),
     **dict.fromkeys(["recipes", "retrieval", "store", "chunking"], 2),
     **dict.fromkeys(["model"], 1),
     **dict.fromkeys(["records", "errors", "text"], 0),

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from agentmem.cli import browse, change, chat, demo, doctor, evaluate, ingest, train, upkeep
+from agentmem.cli import browse, change, chat, demo, doctor, evaluate, ingest, store, train, upkeep
 from agentmem.cli.errors import Commands
 
 app = typer.Typer(
@@ -30,7 +30,9 @@ memories = typer.Typer(
     help="Look at, search, pin, forget, prune, check, export and import memories.",
     no_args_is_help=True,
 )
+stores = typer.Typer(name="store", help="Copy, migrate and rebuild whole stores.", no_args_is_help=True)
 app.add_typer(memories)
+app.add_typer(stores)
 app.add_typer(evaluate.app)
 app.add_typer(train.app)
 
@@ -50,6 +52,9 @@ memories.command("stats")(upkeep.stats)
 memories.command("verify")(upkeep.verify)
 memories.command("export")(upkeep.export)
 memories.command("import")(upkeep.import_)
+stores.command("copy")(store.copy)
+stores.command("migrate")(store.migrate)
+stores.command("rebuild")(store.rebuild)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from agentmem.cli import options as opt
-from agentmem.cli.opening import find, open_llm, open_scope
+from agentmem.cli.opening import find, must_exist, open_llm, open_scope
 from agentmem.cli.output import facts, grid, memory_table, note, out, percent, plain, print_json, size, when
 from agentmem.errors import NotFound
 from agentmem.records import Event, Hit, Memory
@@ -101,7 +101,8 @@ def search(
     chosen = opt.filters(role, tag, tier, since, until, pinned, min_uses)
     if session is not None:
         chosen["session"] = session
-    with open_llm(store, model, must_exist=True) as llm:
+    must_exist(store)
+    with open_llm(store, model) as llm:
         memories = llm.conversation(user=user, agent=agent).memories
         hits = memories.search(text, top_k=top_k, threshold=threshold, explain=explain, **chosen)
     if json:

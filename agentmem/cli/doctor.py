@@ -20,6 +20,7 @@ from agentmem.cli.output import err, grid, out, plain, print_json, size
 from agentmem.errors import AgentMemError, StoreError
 from agentmem.records import Record
 from agentmem.store.engine import Database, check_driver
+from agentmem.store.postgres.engine import is_postgres, shown
 
 _LEAST_FREE = 200 * 2**20
 """Bytes of free disk below which a store soon cannot be written."""
@@ -37,7 +38,7 @@ class Finding(Record):
 
 def doctor(
     store: Annotated[
-        Path | None, typer.Option("--store", envvar="AGENTMEM_STORE", help="Check this store as well.")
+        str | None, typer.Option("--store", envvar="AGENTMEM_STORE", help="Check this store as well.")
     ] = None,
     json: opt.Json = False,
 ) -> None:
@@ -105,8 +106,8 @@ def _bundled() -> Iterator[Finding]:
     yield Finding(name="bundled model", ok=True, detail=f"{n / 1e6:.1f} M parameters, {model.n_layers} layers")
 
 
-def _disk(store: Path | None) -> Iterator[Finding]:
-    folder = Path.cwd() if store is None else store.absolute().parent
+def _disk(store: str | None) -> Iterator[Finding]:
+    folder = Path.cwd() if store is None or is_postgres(store) else Path(store).absolute().parent
     if not folder.is_dir():
         yield Finding(
             name="disk", ok=False, detail=f"{folder} is not a folder", advice="create it, or give another --store"
@@ -118,7 +119,7 @@ def _disk(store: Path | None) -> Iterator[Finding]:
     yield Finding(name="disk", ok=ok, detail=f"{size(free)} free in {folder}", advice=advice)
 
 
-def _store(store: Path | None) -> Iterator[Finding]:
+def _store(store: str | None) -> Iterator[Finding]:
     if store is None:
         return
     try:
@@ -129,6 +130,7 @@ def _store(store: Path | None) -> Iterator[Finding]:
             name="store", ok=False, detail=str(error), advice="give another --store, or restore a backup of it"
         )
         return
-    detail = f"{store}: {stats.memories} memories, {size(stats.file_bytes)}, {len(report.problems)} problems"
-    advice = "" if report.ok else f"see and repair them: agentmem memories verify --repair --store {store}"
+    name = shown(store)
+    detail = f"{name}: {stats.memories} memories, {size(stats.file_bytes)}, {len(report.problems)} problems"
+    advice = "" if report.ok else f"see and repair them: agentmem memories verify --repair --store {name}"
     yield Finding(name="store", ok=report.ok, detail=detail, advice=advice)

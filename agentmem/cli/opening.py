@@ -13,6 +13,7 @@ from agentmem.cli.output import err, note, plain, short_id
 from agentmem.errors import InvalidInput, NotFound, StoreOpenError
 from agentmem.records import Memory, Scope
 from agentmem.store import ScopedMemories, Store
+from agentmem.store.postgres.engine import is_postgres
 
 if TYPE_CHECKING:
     from agentmem.llm import MemoryLLM
@@ -22,28 +23,28 @@ _PAGE = 500
 
 
 @contextmanager
-def open_store(path: Path, *, create: bool = False) -> Iterator[Store]:
-    """The store at ``path`` without a language model.
+def open_store(where: str, *, create: bool = False) -> Iterator[Store]:
+    """The store at ``where`` (a file or an address) without a language model.
 
     Raises:
         StoreOpenError: there is none (and ``create`` is False), or it cannot be opened.
     """
     if not create:
-        _must_exist(path)
-    with Store.open(path) as store:
+        must_exist(where)
+    with Store.open(where) as store:
         yield store
 
 
 @contextmanager
-def open_scope(path: Path, user: str, agent: str, session: str | None) -> Iterator[ScopedMemories]:
+def open_scope(where: str, user: str, agent: str, session: str | None) -> Iterator[ScopedMemories]:
     """The memories of one scope, without a language model.
 
     Raises:
-        StoreOpenError: there is no store at ``path``, or it cannot be opened.
+        StoreOpenError: there is no store at ``where``, or it cannot be opened.
         InvalidInput: the scope cannot be used.
     """
     scope = make_scope(user, agent, session)
-    with open_store(path) as store:
+    with open_store(where) as store:
         if not any((space.user, space.agent) == (scope.user, scope.agent) for space in store.spaces()):
             known = ", ".join(sorted({_named(space) for space in store.spaces()})) or "nobody yet"
             note(f"nothing was ever stored for {_named(scope)}; this store remembers {known}")
@@ -51,17 +52,15 @@ def open_scope(path: Path, user: str, agent: str, session: str | None) -> Iterat
 
 
 @contextmanager
-def open_llm(path: Path, model: str | None, *, must_exist: bool = False, **options: Any) -> Iterator[MemoryLLM]:
-    """A language model with the store at ``path``; shows that it is busy while it loads and while it stores.
+def open_llm(where: str, model: str | None, **options: Any) -> Iterator[MemoryLLM]:
+    """A language model with the store at ``where``; shows that it is busy while it loads and while it stores.
 
     Raises:
         ModelLoadError, UnsupportedModel, StoreOpenError, SchemaTooNew, InvalidInput.
     """
-    if must_exist:
-        _must_exist(path)
     here = model is None or Path(model).is_dir()
     with err.status("loading the model") if here else nullcontext():  # a download shows its own progress
-        llm = load_llm(path, model, **options)
+        llm = load_llm(where, model, **options)
     try:
         yield llm
     finally:
@@ -69,8 +68,8 @@ def open_llm(path: Path, model: str | None, *, must_exist: bool = False, **optio
             llm.close()
 
 
-def load_llm(path: Path, model: str | None, **options: Any) -> MemoryLLM:
-    """A language model with the store at ``path``; the caller closes it.
+def load_llm(where: str | Path, model: str | None, **options: Any) -> MemoryLLM:
+    """A language model with the store at ``where``; the caller closes it.
 
     Raises:
         ModelLoadError, UnsupportedModel, StoreOpenError, SchemaTooNew, InvalidInput.
@@ -81,7 +80,7 @@ def load_llm(path: Path, model: str | None, **options: Any) -> MemoryLLM:
     from agentmem.llm import MemoryLLM
 
     disable_progress_bar()  # of loading weights, a matter of a second; downloads keep theirs
-    return MemoryLLM(model, store=path, **options)
+    return MemoryLLM(model, store=where, **options)
 
 
 def make_scope(user: str, agent: str, session: str | None) -> Scope:
@@ -141,8 +140,16 @@ def _named(scope: Scope) -> str:
     return f"--user {scope.user}" + (f" --agent {scope.agent}" if scope.agent else "")
 
 
-def _must_exist(path: Path) -> None:
-    if not path.exists():
+def must_exist(where: str) -> None:
+    """Refuse a file that is not there, before anything is made.
+
+    Raises:
+        InvalidInput: an empty string.
+        StoreOpenError: no such file.
+    """
+    if not where:
+        raise InvalidInput("the store is an empty string; give its file, or its postgresql:// address")
+    if not is_postgres(where) and not Path(where).exists():
         raise StoreOpenError(
-            f"there is no store at {path}; give its file with --store, or make one with: agentmem chat"
+            f"there is no store at {where}; give its file with --store, or make one with: agentmem chat"
         )

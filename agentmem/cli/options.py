@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,10 +10,18 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from agentmem.records import Role, Tier
 
-DEFAULT_STORE = Path("memory.db")
+DEFAULT_STORE = "memory.db"
 DEFAULT_USER = "me"
 
-StorePath = Annotated[Path, typer.Option("--store", envvar="AGENTMEM_STORE", help="File of the store.", metavar="FILE")]
+StorePath = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="AGENTMEM_STORE",
+        help="File of the store, or postgresql://user:password@host/database.",
+        metavar="STORE",
+    ),
+]
 User = Annotated[str, typer.Option("--user", envvar="AGENTMEM_USER", help="Whose memories.")]
 Agent = Annotated[str, typer.Option("--agent", help="The agent that they belong to.", show_default="none")]
 Session = Annotated[str | None, typer.Option("--session", help="Only this session.")]

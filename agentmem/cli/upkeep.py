@@ -12,6 +12,7 @@ from agentmem.cli import options as opt
 from agentmem.cli.opening import make_scope, open_scope, open_store
 from agentmem.cli.output import err, facts, grid, note, out, print_json, progress, short_id, size, when
 from agentmem.records import VerifyReport
+from agentmem.store.postgres.engine import shown
 
 
 def stats(
@@ -40,7 +41,7 @@ def stats(
         ("Uses", numbers.uses),
         ("Oldest", when(numbers.oldest) or "none"),
         ("Newest", when(numbers.newest) or "none"),
-        ("Store", f"{store}, {size(numbers.file_bytes)} on disk"),
+        ("Store", f"{shown(store)}, {size(numbers.file_bytes)} on disk"),
     ]
     out.print(facts(rows))
 
@@ -67,12 +68,14 @@ def export(
     user: opt.User = opt.DEFAULT_USER,
     agent: opt.Agent = "",
     session: opt.Session = None,
+    kv: Annotated[bool, typer.Option("--kv", help="Their KV too, into a file beside it (.safetensors).")] = False,
     json: opt.Json = False,
 ) -> None:
-    """Write a user's memories to a file: text, provenance and usage. Embeddings and KV are made anew from the text."""
+    """Write a user's memories to a file: text, provenance and usage. Embeddings are made anew from the text, and so is
+    KV that does not go with it."""
     with open_scope(store, user, agent, session) as memories, progress() as bar:
         task = bar.add_task("exporting", total=None)
-        n = memories.export(path, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        n = memories.export(path, kv=kv, progress=lambda done, total: bar.update(task, completed=done, total=total))
     if json:
         print_json({"exported": n, "path": str(path)})
     else:
