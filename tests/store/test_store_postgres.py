@@ -221,6 +221,32 @@ def test_a_newer_schema_is_left_alone() -> None:
         Store.open(address)
 
 
+def test_four_that_open_an_empty_database_at_once_make_one_store() -> None:
+    address = servers.create_database("opened_by_four")
+
+    def work(user: str) -> None:
+        with Store.open(address, embedder=EMBEDDER) as store:
+            store.scope(Scope(user=user)).add([new(f"{user} was here")])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, "abcd"))
+    with Store.open(address, embedder=EMBEDDER) as store:
+        assert {scope.user for scope in store.spaces()} == set("abcd")
+        assert store.verify().ok
+
+
+def test_an_old_process_does_not_write_what_a_newer_one_has_migrated() -> None:
+    address = servers.create_database("overtaken")
+    with Store.open(address, embedder=EMBEDDER) as store:
+        ada = store.scope(ADA)
+        ada.add([new("before")])
+        with psycopg.connect(address) as raw:
+            raw.execute("UPDATE alembic_version SET version_num = '9999'")
+        with pytest.raises(SchemaTooNew, match="restart the process"):
+            ada.add([new("after")])
+        assert [memory.text for memory in ada.list()] == ["before"]
+
+
 @pytest.mark.parametrize("table", sorted(Base.metadata.tables))
 def test_somebody_has_said_whose_the_rows_of_every_table_are(table: str) -> None:
     columns = Base.metadata.tables[table].columns
