@@ -246,7 +246,7 @@ def test_5_a_lost_index_is_found_out_and_rebuilt_from_the_tables(
     llm = opened()
     tell(llm)
     with closing(sqlite3.connect(tmp_path / "memory.db")) as connection:
-        connection.execute("DELETE FROM fts_memory")
+        connection.execute("DELETE FROM fts_memory_1")
         connection.commit()
     report = llm.store.verify(repair=True)
     assert {problem.kind for problem in report.problems} == {"text_index"}

@@ -20,6 +20,9 @@ TextKey = tuple[int, int, str, str]
 class SearchEngine(Protocol):
     """The derived indexes of one engine: one for text, one per embedder for vectors; and how they are searched."""
 
+    def add_space(self, connection: sa.Connection, space_id: int) -> None:
+        """Make room for a new space in the text index."""
+
     def create_text_index(self, connection: sa.Connection) -> None:
         """Create the text index, empty, unless it is there."""
 
@@ -30,7 +33,7 @@ class SearchEngine(Protocol):
         """Write keys; what was there of the same memories is replaced."""
 
     def remove_texts(self, connection: sa.Connection, memory_ids: Sequence[int]) -> None:
-        """Take memories out of the text index."""
+        """Take memories, whose rows are there still, out of the text index."""
 
     def stray_texts(self, connection: sa.Connection, keys: Sequence[TextKey]) -> dict[int, str]:
         """What is wrong with the text index, by memory key, when ``keys`` is all that it should hold."""

@@ -89,14 +89,20 @@ def index_texts(connection: sa.Connection, turn_ids: Iterable[int]) -> None:
         search_engine(connection).put_texts(connection, keys)
 
 
-def rebuild(connection: sa.Connection) -> None:
-    """Drop every index and fill it again from the tables."""
+def rebuild_texts(connection: sa.Connection) -> None:
+    """Drop the text index and fill it again from the tables."""
     engine = search_engine(connection)
     engine.drop_text_index(connection)
     engine.create_text_index(connection)
     turns = connection.scalars(sa.select(Turn.id).order_by(Turn.id)).all()
     for start in range(0, len(turns), _SLICE):
         index_texts(connection, turns[start : start + _SLICE])
+
+
+def rebuild(connection: sa.Connection) -> None:
+    """Drop every index and fill it again from the tables."""
+    engine = search_engine(connection)
+    rebuild_texts(connection)
     for model_id, dim in connection.execute(sa.select(EmbeddingModel.id, EmbeddingModel.dim)).all():
         engine.drop_vector_index(connection, model_id)
         engine.create_vector_index(connection, model_id, dim)

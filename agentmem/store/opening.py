@@ -15,7 +15,7 @@ from agentmem.errors import SchemaTooNew, StoreBusy, StoreOpenError
 from agentmem.store.engine import APPLICATION_ID, Database, refused, translate
 from agentmem.store.postgres.engine import PostgresDatabase
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in ``migrations/versions``. Revisions are numbered, so that newer can be told from unknown."""
 
 _MAGIC = b"SQLite format 3\0"

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentmem.records import Scope
-from agentmem.store.dialects import on_postgres
+from agentmem.store.dialects import on_postgres, search_engine
 from agentmem.store.inputs import now_us
 from agentmem.store.postgres import isolation
 from agentmem.store.schema import MemoryRow, SessionRow, Space, StreamRow
@@ -93,6 +93,7 @@ def make_space(connection: sa.Connection, scope: Scope, now: int) -> int:
     row = connection.execute(sa.insert(Space).values(values).returning(Space.id)).scalar_one()
     if on_postgres(connection):
         isolation.narrow_to_space(connection, row)
+    search_engine(connection).add_space(connection, row)
     return row
 
 

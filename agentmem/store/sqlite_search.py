@@ -1,14 +1,25 @@
-"""The search indexes of SQLite: one vec0 table per embedder and one FTS5 table. Fulfils ``dialects.SearchEngine``.
+"""The search indexes of SQLite: one vec0 table per embedder, a few FTS5 tables. Fulfils ``dialects.SearchEngine``.
 
-``fts_memory`` keeps its own copy of the key. A contentless table would be half the size, but its deletes leave the
-terms in the file even with ``secure-delete``, and forgetting must be complete.
+BM25 counts in how many rows of its table each word stands, whoever they belong to: with one table for all, a space of a
+thousand memories pays for a million others. So the spaces are spread over ``SHARDS`` tables; each is created with its
+first space. A space that has no table is a damaged index, never an empty one.
+
+The tables keep their own copy of the key. A contentless table would be half the size, but its deletes leave the terms
+in the file even with ``secure-delete``, and forgetting must be complete.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
+
+from agentmem.store.schema import MemoryRow, Space
+
+T = TypeVar("T", bound=tuple[Any, ...])
+
+_SLICE = 500  # ids per statement
 
 KNN_MAX = 4096
 """Most neighbours that vec0 returns."""
@@ -19,49 +30,105 @@ Turn recall@10 of the lexical leg on five LoCoMo dialogues (786 questions): 0.64
 0.722 at 0.5, 0.700 at 1."""
 
 
+SHARDS = 16
+"""FTS5 tables. More would be read by every process that opens the file, and written at a page each."""
+
+
 def vec_table(model_id: int) -> str:
     """Name of the vec0 table of one embedder."""
     return f"vec_memory_{int(model_id)}"
 
 
-def create_text_index(connection: sa.Connection) -> None:
-    """Create the empty FTS5 table."""
-    connection.exec_driver_sql(
-        "CREATE VIRTUAL TABLE IF NOT EXISTS fts_memory USING fts5("
-        "text, context, sp, tokenize='porter unicode61 remove_diacritics 2')"
+def text_table(space_id: int) -> str:
+    """Name of the FTS5 table that holds a space."""
+    return f"fts_memory_{space_id % SHARDS}"
+
+
+def text_tables(connection: sa.Connection) -> list[str]:
+    """The FTS5 tables that there are."""
+    found = (
+        "SELECT name FROM sqlite_master WHERE name GLOB 'fts_memory_*' AND sql LIKE 'CREATE VIRTUAL %' ORDER BY name"
     )
-    connection.exec_driver_sql("INSERT INTO fts_memory(fts_memory, rank) VALUES('secure-delete', 1)")
+    return [row[0] for row in connection.exec_driver_sql(found)]
+
+
+def add_space(connection: sa.Connection, space_id: int) -> None:
+    """Create the FTS5 table of a space, unless it is there."""
+    table = text_table(space_id)
+    if table in text_tables(connection):
+        return
+    connection.exec_driver_sql(
+        f"CREATE VIRTUAL TABLE {table} USING fts5(text, context, sp, tokenize='porter unicode61 remove_diacritics 2')"
+    )
+    connection.exec_driver_sql(f"INSERT INTO {table}({table}, rank) VALUES('secure-delete', 1)")
+
+
+def create_text_index(connection: sa.Connection) -> None:
+    """Create the empty FTS5 tables of the spaces that there are."""
+    for space_id in connection.scalars(sa.select(Space.id)).all():
+        add_space(connection, space_id)
 
 
 def drop_text_index(connection: sa.Connection) -> None:
-    """Remove the FTS5 table."""
-    connection.exec_driver_sql("DROP TABLE IF EXISTS fts_memory")
+    """Remove the FTS5 tables."""
+    for table in text_tables(connection):
+        connection.exec_driver_sql(f"DROP TABLE {table}")
 
 
 def put_texts(connection: sa.Connection, keys: Sequence[tuple[int, int, str, str]]) -> None:
     """Write keys; what was there of the same memories is replaced."""
-    remove_texts(connection, [key[0] for key in keys])
-    connection.exec_driver_sql(
-        "INSERT INTO fts_memory(rowid, text, context, sp) VALUES (?, ?, ?, ?)",
-        [(key, text, context, f"sp{space_id}") for key, space_id, text, context in keys],
-    )
+    _delete(connection, [(key, space_id) for key, space_id, _, _ in keys])
+    for table, some in _by_table(keys).items():
+        connection.exec_driver_sql(
+            f"INSERT INTO {table}(rowid, text, context, sp) VALUES (?, ?, ?, ?)",  # noqa: S608
+            [(key, text, context, f"sp{space_id}") for key, space_id, text, context in some],
+        )
 
 
 def remove_texts(connection: sa.Connection, memory_ids: Sequence[int]) -> None:
-    """Take memories out of the FTS5 table."""
-    connection.exec_driver_sql("DELETE FROM fts_memory WHERE rowid = ?", [(key,) for key in memory_ids])
+    """Take memories, whose rows are there still, out of the FTS5 tables."""
+    for start in range(0, len(memory_ids), _SLICE):
+        chosen = MemoryRow.id.in_(memory_ids[start : start + _SLICE])
+        rows = connection.execute(sa.select(MemoryRow.id, MemoryRow.space_id).where(chosen)).all()
+        _delete(connection, [(row.id, row.space_id) for row in rows])
+
+
+def _delete(connection: sa.Connection, keys: Sequence[tuple[int, int]]) -> None:
+    for table, some in _by_table(keys).items():
+        connection.exec_driver_sql(f"DELETE FROM {table} WHERE rowid = ?", [(key,) for key, _ in some])  # noqa: S608
+
+
+def _by_table(keys: Sequence[T]) -> dict[str, list[T]]:
+    """Keys, whose second part is a space, by the table that they belong to."""
+    tables: dict[str, list[T]] = {}
+    for key in keys:
+        tables.setdefault(text_table(key[1]), []).append(key)
+    return tables
 
 
 def stray_texts(connection: sa.Connection, keys: Sequence[tuple[int, int, str, str]]) -> dict[int, str]:
-    """What is wrong with the FTS5 table, by memory key, when ``keys`` is all that it should hold."""
-    rows = connection.exec_driver_sql("SELECT rowid, text, context, sp FROM fts_memory")
-    indexed = {row[0]: tuple(row[1:]) for row in rows}
-    wrong = {
-        key: "fts_memory has another key or none"
-        for key, space_id, text, context in keys
-        if indexed.pop(key, None) != (text, context, f"sp{space_id}")
+    """What is wrong with the FTS5 tables, by memory key, when ``keys`` is all that they should hold."""
+    indexed = {
+        (row[0], table): tuple(row[1:])
+        for table in text_tables(connection)
+        for row in connection.exec_driver_sql(f"SELECT rowid, text, context, sp FROM {table}")  # noqa: S608
     }
-    return wrong | {key: f"fts_memory has a stray row {key}" for key in indexed}
+    wrong = {}
+    for key, space_id, text, context in keys:
+        table = text_table(space_id)
+        if indexed.pop((key, table), None) != (text, context, f"sp{space_id}"):
+            wrong[key] = f"{table} has another key or none"
+    return wrong | {key: f"{table} has a stray row {key}" for key, table in indexed}
+
+
+def check_text_index(connection: sa.Connection) -> None:
+    """Have FTS5 compare its tables with their inverted indexes, on a write transaction: it spells this as an INSERT.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: one is damaged.
+    """
+    for table in text_tables(connection):
+        connection.exec_driver_sql(f"INSERT INTO {table}({table}, rank) VALUES('integrity-check', 1)")
 
 
 def create_vector_index(connection: sa.Connection, model_id: int, dim: int) -> None:
@@ -114,13 +181,13 @@ def lexical_leg(
     """BM25 by memory key, best ``limit``; only of ``within`` when given."""
     # Quoted, a word is a literal; \w+ leaves no quote inside.
     any_word = " OR ".join(f'"{word}"' for word in words)
-    match = f"sp : sp{space_id} AND {{text context}} : ({any_word})"
+    match, table = f"sp : sp{space_id} AND {{text context}} : ({any_word})", text_table(space_id)
     rowid = sa.literal_column("rowid", sa.Integer)
-    rank = sa.literal_column(f"bm25(fts_memory, 1.0, {CONTEXT_WEIGHT}, 0.0)", sa.Float)
+    rank = sa.literal_column(f"bm25({table}, 1.0, {CONTEXT_WEIGHT}, 0.0)", sa.Float)
     query = (
         sa.select(rowid, rank.label("bm25"))
-        .select_from(sa.table("fts_memory"))
-        .where(sa.text("fts_memory MATCH :match").bindparams(match=match))
+        .select_from(sa.table(table))
+        .where(sa.text(f"{table} MATCH :match").bindparams(match=match))
         .order_by(sa.text("bm25"))
         .limit(limit)
     )

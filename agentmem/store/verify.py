@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from agentmem.errors import SchemaTooNew, StoreBusy, StoreError, StoreFull
 from agentmem.records import Problem, VerifyReport
-from agentmem.store import index, tally, writing
+from agentmem.store import index, sqlite_search, tally, writing
 from agentmem.store.dialects import on_postgres, search_engine
 from agentmem.store.inputs import text_digest
 from agentmem.store.payloads import ORPHAN_AGE
@@ -114,10 +114,11 @@ def _database(connection: sa.Connection) -> Iterator[Problem]:
 
 
 def _sqlite_file(connection: sa.Connection) -> Iterator[Problem]:
-    with suppress(sa.exc.DBAPIError):  # _text_index says what is wrong with it
-        # FTS5 checks with what this connection remembers of the index, and forgets what others changed only when a
-        # statement opens the table: without this one, a whole index can be reported as damaged.
-        connection.exec_driver_sql("SELECT rowid FROM fts_memory LIMIT 1").all()
+    for table in sqlite_search.text_tables(connection):
+        with suppress(sa.exc.DBAPIError):  # _text_index says what is wrong with it
+            # FTS5 checks with what this connection remembers of the index, and forgets what others changed only when
+            # a statement opens the table: without this one, a whole index can be reported as damaged.
+            connection.exec_driver_sql(f"SELECT rowid FROM {table} LIMIT 1").all()  # noqa: S608
     for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(20)"):
         if line != "ok":  # the text index is made anew from the rows; a damaged file is not written to
             text_index = "fts5" in line.lower()
@@ -186,8 +187,8 @@ def _text_index_structure(store: Store) -> Iterator[Problem]:
     if isinstance(store.database, PostgresDatabase):
         return
     try:
-        with store.database.write() as connection:  # FTS5 spells its check as an INSERT
-            connection.exec_driver_sql("INSERT INTO fts_memory(fts_memory, rank) VALUES('integrity-check', 1)")
+        with store.database.write() as connection:
+            sqlite_search.check_text_index(connection)
     except (StoreBusy, StoreFull, SchemaTooNew):  # says nothing about the index
         raise
     except StoreError as error:

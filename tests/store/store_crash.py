@@ -88,7 +88,7 @@ def check(path: Path, said: dict[str, set[int]]) -> None:
             ).all()
             counts = [
                 connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
-                for table in ("memory", "embedding", "memory_usage", "fts_memory", vec_table(1))
+                for table in ("memory", "embedding", "memory_usage", "fts_memory_1", vec_table(1))
             ]
             assert counts == [len(rows)] * 5, counts
             assert connection.scalar(sa.select(sa.func.count()).select_from(KVTrash)) == 0

@@ -215,12 +215,13 @@ def test_head_is_the_newest_revision() -> None:
 
 
 def test_connections_are_durable_and_erase_what_they_delete(store: Store) -> None:
+    store.scope(ADA).add([new("something")])
     with store.database.read() as connection:
         value = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "secure_delete", "foreign_keys")
         }
-        secure = connection.exec_driver_sql("SELECT v FROM fts_memory_config WHERE k = 'secure-delete'").scalar()
+        secure = connection.exec_driver_sql("SELECT v FROM fts_memory_1_config WHERE k = 'secure-delete'").scalar()
     assert value == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "foreign_keys": 1}
     assert secure == 1
 

@@ -78,6 +78,10 @@ def vec_table(model_id: int) -> str:
     return f"vec_memory_{int(model_id)}"
 
 
+def add_space(connection: sa.Connection, space_id: int) -> None:
+    """Nothing to do: one table holds the words of all spaces."""
+
+
 def create_text_index(connection: sa.Connection) -> None:
     """Create the empty table of words, unless it is there."""
     connection.exec_driver_sql(_TEXT_SCHEMA)
