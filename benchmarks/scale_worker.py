@@ -1,9 +1,10 @@
-"""A fresh process on a store of many memories: ``open``, ``search`` or ``add``, each in figures of its own."""
+"""A fresh process on a store of many memories; each job prints figures of its own."""
 
 from __future__ import annotations
 
 import resource
 import time
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +13,23 @@ import numpy as np
 import typer
 
 from agentmem.records import Scope
-from agentmem.store import EmbedderId, Store
-from benchmarks.population import BATCH, DIM, Population
+from agentmem.store import EmbedderId, ScopedMemories, Store
+from benchmarks.population import BATCH, DIM, Population, Query
 from benchmarks.processes import emit
 
 EMBEDDER = EmbedderId("population", DIM, noise=1 / DIM**0.5)
 
+Sizes = dict[str, int]
+
 
 class Job(StrEnum):
-    """What is measured."""
+    """What is done."""
 
     FILL = "fill"
+    OPEN = "open"
     SEARCH = "search"
+    MEMORY = "memory"
+    """Search without taking times, in this store alone, for the peak of memory."""
     ADD = "add"
 
 
@@ -32,19 +38,18 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def fill(path: Path, users: dict[str, int], seed: int) -> None:
-    """Add memories in batches, users in turns of chance in proportion to what they will have: as if all lived at once.
+def fill(path: Path, users: Sizes) -> None:
+    """Add memories in batches, each of a user drawn in proportion to what is still to come: as if all lived at once.
 
-    Emits one line every tenth of the way.
+    Emits a line every tenth of the way.
     """
-    people, dice = Population(seed), np.random.default_rng(seed)
+    people, dice = Population(1), np.random.default_rng(1)
     batches = np.repeat(np.arange(len(users)), [size // BATCH for size in users.values()])
     dice.shuffle(batches)
-    names = list(users)
     with Store.open(path, embedder=EMBEDDER) as store:
-        handles = [store.scope(Scope(user=name)) for name in names]
+        handles = [store.scope(Scope(user=name)) for name in users]
         tenth, seconds = max(1, len(batches) // 10), 0.0
-        for number, user in enumerate(batches, 1):
+        for number, user in enumerate(batches.tolist(), 1):
             new = people.batch(f"session-{number}")
             start = time.perf_counter()
             handles[user].add(new)
@@ -54,43 +59,66 @@ def fill(path: Path, users: dict[str, int], seed: int) -> None:
                 seconds = 0.0
 
 
-def search(path: Path, users: dict[str, int], seed: int, repeats: int) -> None:
-    """Open the store, then search the users' scopes in a new order each round, one query at a time."""
-    people, dice = Population(seed), np.random.default_rng(seed)
-    before = peak_bytes()
-    start = time.perf_counter()
-    with Store.open(path, embedder=EMBEDDER) as store:
-        emit({"open_seconds": time.perf_counter() - start, "rss_before": before})
-        handles = {name: store.scope(Scope(user=name)) for name in users}
-        queries = {}
-        for name, handle in handles.items():
-            some = handle.list(limit=1000)
-            texts = [some[at].text for at in dice.integers(len(some), size=repeats + 1)]
-            queries[name] = iter(list(people.queries(texts)))
-        for round_ in range(repeats + 1):
-            for name in dice.permutation(list(users)).tolist():
-                query = next(queries[name])
-                row = {"user": name, "first": round_ == 0}
+def ask(handle: ScopedMemories, repeats: int) -> list[Query]:
+    """A query for each round, about memories of the scope."""
+    some = handle.list(limit=1000)
+    drawn = np.random.default_rng(2).integers(len(some), size=repeats)
+    return list(Population(2).queries([some[at].text for at in drawn]))
+
+
+def search(path: Path, alone: list[Path], users: Sizes, repeats: int) -> None:
+    """Search every user's scope in every store that holds it, in a new order each round."""
+    dice = np.random.default_rng(3)
+    with ExitStack() as stack:
+        full = stack.enter_context(Store.open(path, embedder=EMBEDDER))
+        scopes = [(name, "full", full.scope(Scope(user=name))) for name in users]
+        for name, own in zip(users, alone, strict=True):
+            store = stack.enter_context(Store.open(own, embedder=EMBEDDER))
+            scopes.append((name, "alone", store.scope(Scope(user=name))))
+        queries = [ask(handle, repeats + 1) for _, _, handle in scopes]
+        for number in range(repeats + 1):
+            for at in dice.permutation(len(scopes)).tolist():
+                name, store_name, handle = scopes[at]
+                query = queries[at][number]
+                row: dict[str, object] = {"user": name, "store": store_name, "first": number == 0}
                 for kind in dice.permutation(["hybrid", "lexical", "dense"]).tolist():
                     text = "" if kind == "dense" else query.text
                     vector = None if kind == "lexical" else query.vector
                     start = time.perf_counter()
-                    handles[name].search(text, vector, top_k=8, threshold=None)
+                    handle.search(text, vector, threshold=None)
                     row[kind] = time.perf_counter() - start
                 emit(row)
-        emit({"rss": peak_bytes()})
 
 
-def add(path: Path, users: dict[str, int], seed: int, repeats: int) -> None:
-    """One turn of two chunks at a time, each a transaction that is safe on disk when it returns."""
-    people = Population(seed)
+def memory(path: Path, users: Sizes, repeats: int) -> None:
+    """Hybrid searches of each user's scope."""
+    before = peak_bytes()
     with Store.open(path, embedder=EMBEDDER) as store:
         for name in users:
             handle = store.scope(Scope(user=name))
-            new = people.batch(f"added-{seed}")
-            for at in range(0, min(2 * repeats, BATCH), 2):
+            for query in ask(handle, repeats):
+                handle.search(query.text, query.vector, threshold=None)
+    emit({"rss_before": before, "rss": peak_bytes()})
+
+
+def open_store(path: Path) -> None:
+    """Open and close."""
+    start = time.perf_counter()
+    with Store.open(path, embedder=EMBEDDER):
+        emit({"seconds": time.perf_counter() - start})
+
+
+def add(path: Path, users: Sizes, repeats: int) -> None:
+    """One turn of two chunks at a time: a transaction that is safe on disk when it returns."""
+    people = Population(4)
+    with Store.open(path, embedder=EMBEDDER) as store:
+        handles = {name: store.scope(Scope(user=name)) for name in users}
+        sessions = {name: f"added {time.time_ns()}" for name in users}
+        for number in range(repeats):
+            for name, handle in handles.items():
+                one, two = people.batch(f"{sessions[name]}-{number}")[:2]
                 start = time.perf_counter()
-                handle.add(new[at : at + 2])
+                handle.add([one, two])
                 emit({"user": name, "add": time.perf_counter() - start})
 
 
@@ -98,17 +126,23 @@ def main(
     job: Job,
     path: Path,
     users: Annotated[list[str], typer.Argument(help="NAME=MEMORIES")],
-    seed: int = 0,
+    others: Annotated[int, typer.Option(help="More users, of --size memories each.")] = 0,
+    size: int = 1000,
+    alone: Annotated[list[Path] | None, typer.Option(help="For each user, a store without others.")] = None,
     repeats: int = 100,
 ) -> None:
     """Do one job."""
-    sizes = {name: int(size) for name, size in (user.split("=") for user in users)}
+    sizes = {name: int(count) for name, count in (user.split("=") for user in users)}
     if job is Job.FILL:
-        fill(path, sizes, seed)
+        fill(path, sizes | {f"other-{number}": size for number in range(others)})
+    elif job is Job.OPEN:
+        open_store(path)
     elif job is Job.SEARCH:
-        search(path, sizes, seed, repeats)
+        search(path, alone or [], sizes, repeats)
+    elif job is Job.MEMORY:
+        memory(path, sizes, repeats)
     else:
-        add(path, sizes, seed, repeats)
+        add(path, sizes, repeats)
 
 
 if __name__ == "__main__":
