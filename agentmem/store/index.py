@@ -6,8 +6,9 @@ can be dropped and refilled at any time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,16 +19,19 @@ CONTEXT_CHARS = 1000
 """Of each neighbouring turn, how much of its near end goes into a chunk's key."""
 
 # A turn without a session stands alone: NULL equals nothing, and notes added one after the other are no dialogue.
-# As text, because these run for every chunk that is written, and building an expression costs more than running it.
+# As text, because these run for every write, and building an expression costs more than running it.
+_TURNS: sa.BindParameter[Any] = sa.bindparam("turns", expanding=True)
 _AROUND = sa.text("""
-SELECT space_id,
+SELECT id, space_id,
   (SELECT id FROM turn AS other WHERE other.space_id = turn.space_id AND other.session_id = turn.session_id
-   AND (other.created_us, other.id) < (turn.created_us, turn.id) ORDER BY created_us DESC, id DESC LIMIT 1),
+   AND (other.created_us, other.id) < (turn.created_us, turn.id) ORDER BY created_us DESC, id DESC LIMIT 1) AS before,
   (SELECT id FROM turn AS other WHERE other.space_id = turn.space_id AND other.session_id = turn.session_id
-   AND (other.created_us, other.id) > (turn.created_us, turn.id) ORDER BY created_us, id LIMIT 1)
-FROM turn WHERE id = :turn
-""")
-_CHUNKS = sa.text("SELECT id, text, role, created_us FROM memory WHERE turn_id = :turn ORDER BY chunk_no")
+   AND (other.created_us, other.id) > (turn.created_us, turn.id) ORDER BY created_us, id LIMIT 1) AS after
+FROM turn WHERE id IN :turns ORDER BY id
+""").bindparams(_TURNS)
+_CHUNKS = sa.text(
+    "SELECT id, text, role, created_us, turn_id FROM memory WHERE turn_id IN :turns ORDER BY turn_id, chunk_no"
+).bindparams(_TURNS)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SLICE = 500  # ids per statement
@@ -61,30 +65,47 @@ def unindex(connection: sa.Connection, memory_ids: Sequence[int]) -> None:
 
 def neighbours(connection: sa.Connection, turn_ids: Iterable[int]) -> set[int]:
     """The turns directly before and after each of these in its session."""
-    found: set[int] = set()
-    for turn_id in turn_ids:
-        row = connection.execute(_AROUND, {"turn": turn_id}).one()
-        found.update(turn for turn in (row[1], row[2]) if turn is not None)
+    return {turn for row in _around(connection, turn_ids) for turn in (row.before, row.after) if turn is not None}
+
+
+def text_keys(connection: sa.Connection, turn_ids: Iterable[int]) -> Iterator[TextKey]:
+    """What the text index should hold for the chunks of these turns. Turns that are gone are skipped."""
+    wanted = sorted(set(turn_ids))
+    for start in range(0, len(wanted), _SLICE):
+        rows = _around(connection, wanted[start : start + _SLICE])
+        chunks = _chunks(connection, {turn for row in rows for turn in (row.id, row.before, row.after)} - {None})
+        texts = {turn: " ".join(chunk.text for chunk in some) for turn, some in chunks.items()}
+        for row in rows:
+            before, after = texts.get(row.before, ""), texts.get(row.after, "")
+            around = f"{before[-CONTEXT_CHARS:]}\n{after[:CONTEXT_CHARS]}"
+            for chunk in chunks.get(row.id, ()):
+                context = f"{chunk.role} {_date(chunk.created_us)}\n{around}"
+                yield chunk.id, row.space_id, chunk.text, context
+
+
+def _around(connection: sa.Connection, turn_ids: Iterable[int]) -> list[sa.Row[Any]]:
+    """Turns with the keys of their neighbours."""
+    wanted = sorted(set(turn_ids))
+    return [
+        row
+        for start in range(0, len(wanted), _SLICE)
+        for row in connection.execute(_AROUND, {"turns": wanted[start : start + _SLICE]})
+    ]
+
+
+def _chunks(connection: sa.Connection, turn_ids: set[int]) -> dict[int, list[sa.Row[Any]]]:
+    """Chunks in order, by turn."""
+    wanted = sorted(turn_ids)
+    found: dict[int, list[sa.Row[Any]]] = {}
+    for start in range(0, len(wanted), _SLICE):
+        for row in connection.execute(_CHUNKS, {"turns": wanted[start : start + _SLICE]}):
+            found.setdefault(row.turn_id, []).append(row)
     return found
-
-
-def text_keys(connection: sa.Connection, turn_ids: Iterable[int]) -> list[TextKey]:
-    """What the text index should hold for the chunks of these turns."""
-    keys: list[TextKey] = []
-    for turn_id in sorted(set(turn_ids)):
-        turn = connection.execute(_AROUND, {"turn": turn_id}).one_or_none()
-        if turn is None:
-            continue
-        space_id, before, after = turn
-        around = f"{_turn_text(connection, before)[-CONTEXT_CHARS:]}\n{_turn_text(connection, after)[:CONTEXT_CHARS]}"
-        for memory_id, text, role, created_us in connection.execute(_CHUNKS, {"turn": turn_id}):
-            keys.append((memory_id, space_id, text, f"{role} {_date(created_us)}\n{around}"))
-    return keys
 
 
 def index_texts(connection: sa.Connection, turn_ids: Iterable[int]) -> None:
     """(Re)write the text keys of every chunk of these turns. Turns that are gone are skipped."""
-    keys = text_keys(connection, turn_ids)
+    keys = list(text_keys(connection, turn_ids))
     if keys:
         search_engine(connection).put_texts(connection, keys)
 
@@ -114,12 +135,6 @@ def rebuild(connection: sa.Connection) -> None:
         )
         for batch in connection.execute(vectors).partitions(_SLICE):
             index_vectors(connection, model_id, [(row[0], row[1], row[2]) for row in batch])
-
-
-def _turn_text(connection: sa.Connection, turn_id: int | None) -> str:
-    if turn_id is None:
-        return ""
-    return " ".join(row[1] for row in connection.execute(_CHUNKS, {"turn": turn_id}))
 
 
 def _date(created_us: int) -> str:

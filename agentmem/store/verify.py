@@ -171,7 +171,7 @@ def _vector_index(connection: sa.Connection) -> Iterator[Problem]:
 
 
 def _text_index(connection: sa.Connection) -> Iterator[Problem]:
-    truth = index.text_keys(connection, connection.scalars(sa.select(MemoryRow.turn_id).distinct()).all())
+    truth = list(index.text_keys(connection, connection.scalars(sa.select(MemoryRow.turn_id).distinct()).all()))
     uids = dict(connection.execute(sa.select(MemoryRow.id, MemoryRow.uid)).all())
     try:
         with connection.begin_nested():
