@@ -6,7 +6,7 @@ FTS5) and ``postgres.search`` (pgvector and tsvector).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -35,7 +35,7 @@ class SearchEngine(Protocol):
     def remove_texts(self, connection: sa.Connection, memory_ids: Sequence[int]) -> None:
         """Take memories, whose rows are there still, out of the text index."""
 
-    def stray_texts(self, connection: sa.Connection, keys: Sequence[TextKey]) -> dict[int, str]:
+    def stray_texts(self, connection: sa.Connection, keys: Iterable[TextKey]) -> dict[int, str]:
         """What is wrong with the text index, by memory key, when ``keys`` is all that it should hold."""
 
     def create_vector_index(self, connection: sa.Connection, model_id: int, dim: int) -> None:
@@ -51,7 +51,7 @@ class SearchEngine(Protocol):
         """Take memories out of an embedder's index."""
 
     def stray_vectors(
-        self, connection: sa.Connection, model_id: int, rows: Sequence[tuple[int, int, bytes]]
+        self, connection: sa.Connection, model_id: int, dim: int, rows: Iterable[tuple[int, int, bytes]]
     ) -> dict[int, str]:
         """What is wrong with an embedder's index, by memory key, when ``rows`` is all that it should hold."""
 

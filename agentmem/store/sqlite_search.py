@@ -10,7 +10,8 @@ in the file even with ``secure-delete``, and forgetting must be complete.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -106,19 +107,28 @@ def _by_table(keys: Sequence[T]) -> dict[str, list[T]]:
     return tables
 
 
-def stray_texts(connection: sa.Connection, keys: Sequence[tuple[int, int, str, str]]) -> dict[int, str]:
+def stray_texts(connection: sa.Connection, keys: Iterable[tuple[int, int, str, str]]) -> dict[int, str]:
     """What is wrong with the FTS5 tables, by memory key, when ``keys`` is all that they should hold."""
     indexed = {
-        (row[0], table): tuple(row[1:])
+        (row[0], table): _digest(*row[1:])
         for table in text_tables(connection)
         for row in connection.exec_driver_sql(f"SELECT rowid, text, context, sp FROM {table}")  # noqa: S608
     }
     wrong = {}
     for key, space_id, text, context in keys:
         table = text_table(space_id)
-        if indexed.pop((key, table), None) != (text, context, f"sp{space_id}"):
+        if indexed.pop((key, table), None) != _digest(text, context, f"sp{space_id}"):
             wrong[key] = f"{table} has another key or none"
     return wrong | {key: f"{table} has a stray row {key}" for key, table in indexed}
+
+
+def _digest(*parts: str | None) -> bytes:
+    """Stands for a row's content: the rows of a million memories do not fit into RAM."""
+    return _short(repr(parts).encode())
+
+
+def _short(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def check_text_index(connection: sa.Connection) -> None:
@@ -160,18 +170,19 @@ def remove_vectors(connection: sa.Connection, model_id: int, memory_ids: Sequenc
     connection.exec_driver_sql(delete, [(key,) for key in memory_ids])
 
 
-def stray_vectors(connection: sa.Connection, model_id: int, rows: Sequence[tuple[int, int, bytes]]) -> dict[int, str]:
+def stray_vectors(
+    connection: sa.Connection, model_id: int, dim: int, rows: Iterable[tuple[int, int, bytes]]
+) -> dict[int, str]:
     """What is wrong with an embedder's vec0 table, by memory key, when ``rows`` is all that it should hold."""
     table = vec_table(model_id)
     indexed = {
-        row[0]: (row[1], row[2])
+        row[0]: (row[1], _short(row[2]))
         for row in connection.exec_driver_sql(f"SELECT memory_id, space_id, e FROM {table}")  # noqa: S608
     }
-    wrong = {
-        key: f"{table} has another vector or none"
-        for key, space_id, vector in rows
-        if indexed.pop(key, None) != (space_id, vector)
-    }
+    wrong = {}
+    for key, space_id, vector in rows:
+        if indexed.pop(key, None) != (space_id, _short(vector)):
+            wrong[key] = f"{table} has another vector or none"
     return wrong | {key: f"{table} has a stray row {key}" for key in indexed}
 
 

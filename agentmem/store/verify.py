@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from agentmem.store.inputs import text_digest
 from agentmem.store.payloads import ORPHAN_AGE
 from agentmem.store.places import AnyRow, see_all
 from agentmem.store.postgres.engine import PostgresDatabase
+from agentmem.store.rows import SLICE
 from agentmem.store.schema import Embedding, EmbeddingModel, KVPayload, KVTrash, MemoryRow, StreamRow
 from agentmem.store.stream_files import StreamFiles
 from agentmem.store.stream_opening import damage
@@ -152,35 +153,49 @@ def _bad_vector(vector: bytes, dim: int) -> bool:
 
 def _vector_index(connection: sa.Connection) -> Iterator[Problem]:
     engine = search_engine(connection)
-    for model_id in connection.scalars(sa.select(EmbeddingModel.id)).all():
-        truth = connection.execute(
-            sa.select(Embedding.memory_id, MemoryRow.space_id, Embedding.vec, MemoryRow.uid)
-            .join(MemoryRow, MemoryRow.id == Embedding.memory_id)
-            .where(Embedding.model_id == model_id)
-        ).all()
-        uids = {row.memory_id: row.uid for row in truth}
-        rows = [(row[0], row[1], row[2]) for row in truth]
+    for model_id, dim in connection.execute(sa.select(EmbeddingModel.id, EmbeddingModel.dim)).all():
         try:
-            with connection.begin_nested():  # on PostgreSQL an error would spoil the rest of the transaction
-                wrong = engine.stray_vectors(connection, model_id, rows)
+            # On PostgreSQL an error would spoil the rest of the transaction.
+            with connection.begin_nested(), closing(_indexable(connection, model_id)) as rows:
+                wrong = engine.stray_vectors(connection, model_id, dim, rows)
         except sa.exc.DBAPIError as error:
             yield Problem(kind="vector_index", id=None, detail=f"embedder {model_id}: {error.orig}", repaired=False)
             continue
-        for key, detail in wrong.items():
-            yield Problem(kind="vector_index", id=uids.get(key), detail=detail, repaired=False)
+        yield from _stray("vector_index", connection, wrong)
+
+
+def _indexable(connection: sa.Connection, model_id: int) -> Generator[tuple[int, int, bytes]]:
+    """(memory key, space key, vector) of an embedder. A million vectors are not read into RAM at once."""
+    truth = (
+        sa.select(Embedding.memory_id, MemoryRow.space_id, Embedding.vec)
+        .join(MemoryRow, MemoryRow.id == Embedding.memory_id)
+        .where(Embedding.model_id == model_id)
+    )
+    with connection.execute(truth, execution_options={"yield_per": 1000}) as rows:
+        for row in rows:
+            yield row[0], row[1], row[2]
 
 
 def _text_index(connection: sa.Connection) -> Iterator[Problem]:
-    truth = list(index.text_keys(connection, connection.scalars(sa.select(MemoryRow.turn_id).distinct()).all()))
-    uids = dict(connection.execute(sa.select(MemoryRow.id, MemoryRow.uid)).all())
+    turns = connection.scalars(sa.select(MemoryRow.turn_id).distinct()).all()
     try:
         with connection.begin_nested():
-            wrong = search_engine(connection).stray_texts(connection, truth)
+            wrong = search_engine(connection).stray_texts(connection, index.text_keys(connection, turns))
     except sa.exc.DBAPIError as error:
         yield Problem(kind="text_index", id=None, detail=str(error.orig), repaired=False)
         return
-    for key, detail in wrong.items():
-        yield Problem(kind="text_index", id=uids.get(key), detail=detail, repaired=False)
+    yield from _stray("text_index", connection, wrong)
+
+
+def _stray(
+    kind: Literal["vector_index", "text_index"], connection: sa.Connection, wrong: dict[int, str]
+) -> Iterator[Problem]:
+    keys = list(wrong)
+    for start in range(0, len(keys), SLICE):
+        some = keys[start : start + SLICE]
+        uids = dict(connection.execute(sa.select(MemoryRow.id, MemoryRow.uid).where(MemoryRow.id.in_(some))).all())
+        for key in some:
+            yield Problem(kind=kind, id=uids.get(key), detail=wrong[key], repaired=False)
 
 
 def _text_index_structure(store: Store) -> Iterator[Problem]:

@@ -9,9 +9,10 @@ part of one, is compared whole: an index over all spaces would find few of its n
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sqlalchemy as sa
@@ -103,15 +104,15 @@ def remove_texts(connection: sa.Connection, memory_ids: Sequence[int]) -> None:
     connection.execute(sa.text("DELETE FROM fts_memory WHERE memory_id = ANY(:keys)"), {"keys": list(memory_ids)})
 
 
-def stray_texts(connection: sa.Connection, keys: Sequence[tuple[int, int, str, str]]) -> dict[int, str]:
+def stray_texts(connection: sa.Connection, keys: Iterable[tuple[int, int, str, str]]) -> dict[int, str]:
     """What is wrong with the table of words, by memory key, when ``keys`` is all that it should hold."""
     there = set(connection.scalars(sa.text("SELECT memory_id FROM fts_memory")))
-    wrong = {
-        key[0]: "fts_memory has another key or none"
-        for key in keys
-        if key[0] not in there or not connection.scalar(_SAME_TEXT, _parameters(key))
-    }
-    return wrong | {key: f"fts_memory has a stray row {key}" for key in there - {key[0] for key in keys}}
+    wrong = {}
+    for key in keys:
+        if key[0] not in there or not connection.scalar(_SAME_TEXT, _parameters(key)):
+            wrong[key[0]] = "fts_memory has another key or none"
+        there.discard(key[0])
+    return wrong | {key: f"fts_memory has a stray row {key}" for key in there}
 
 
 def create_vector_index(connection: sa.Connection, model_id: int, dim: int) -> None:
@@ -149,19 +150,23 @@ def remove_vectors(connection: sa.Connection, model_id: int, memory_ids: Sequenc
     connection.execute(sa.text(delete), {"keys": list(memory_ids)})
 
 
-def stray_vectors(connection: sa.Connection, model_id: int, rows: Sequence[tuple[int, int, bytes]]) -> dict[int, str]:
+def stray_vectors(
+    connection: sa.Connection, model_id: int, dim: int, rows: Iterable[tuple[int, int, bytes]]
+) -> dict[int, str]:
     """What is wrong with an embedder's table, by memory key, when ``rows`` is all that it should hold."""
     name = vec_table(model_id)
-    dim = len(rows[0][2]) // 4 if rows else 1
-    table = _vectors(model_id, dim)
-    indexed = {row[0]: (row[1], row[2]) for row in connection.execute(sa.select(table))}
+    with connection.execute(sa.select(_vectors(model_id, dim)), execution_options={"yield_per": 1000}) as found:
+        indexed = {row[0]: (row[1], _digest(row[2])) for row in found}
     wrong = {}
     for key, space_id, vector in rows:
-        found = indexed.pop(key, None)
-        half = np.frombuffer(vector, "<f4").astype(np.float16)
-        if found is None or found[0] != space_id or not np.array_equal(np.asarray(found[1], np.float16), half):
+        if indexed.pop(key, None) != (space_id, _digest(np.frombuffer(vector, "<f4"))):
             wrong[key] = f"{name} has another vector or none"
     return wrong | {key: f"{name} has a stray row {key}" for key in indexed}
+
+
+def _digest(vector: object) -> bytes:
+    """Stands for a vector as it is stored, in half precision: a million of them do not fit into RAM."""
+    return hashlib.blake2b(np.asarray(vector, np.float16).tobytes(), digest_size=16).digest()
 
 
 def lexical_leg(
