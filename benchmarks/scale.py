@@ -91,10 +91,11 @@ def place(keep: Path | None) -> Iterator[Path]:
 
 def measure(folder: Path, sizes: list[int], memories: int, repeats: int, progress: Progress) -> Figures:
     """Fill what is missing, then open, search and add."""
-    users, full = named(sizes), folder / "full.db"
-    result: Figures = {}
-    if not full.exists():
-        result["fill"] = fill(full, users, (memories - sum(sizes)) // EVERYBODY_ELSE, progress)
+    users, full, filled = named(sizes), folder / "full.db", folder / "fill.json"
+    if not filled.exists():
+        rates = fill(full, users, (memories - sum(sizes)) // EVERYBODY_ELSE, progress)
+        filled.write_text(json.dumps(rates), encoding="utf-8")
+    result: Figures = {"fill": json.loads(filled.read_text(encoding="utf-8"))}
     alone = []
     for user, size in zip(users, sizes, strict=True):
         alone.append(folder / f"alone-{size}.db")

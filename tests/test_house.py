@@ -50,6 +50,7 @@ CORE = {
     "alembic",
     "sqlite-vec",
     "pysqlite3",
+    "tenacity",
     "pydantic",
     "typer",
     "rich",

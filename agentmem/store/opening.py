@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 import sqlalchemy as sa
+import tenacity
 from pysqlite3 import dbapi2 as driver
 
 from agentmem.errors import SchemaTooNew, StoreBusy, StoreOpenError
@@ -20,8 +20,13 @@ HEAD = "0006"
 
 _MAGIC = b"SQLite format 3\0"
 
-_PAUSES = (0.02, 0.1, 0.4)
-"""Seconds between looks at a file that cannot be read: another process may be closing it, and remove its log."""
+_PATIENTLY = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(driver.Error),
+    wait=tenacity.wait_exponential(multiplier=0.02, exp_base=5),
+    stop=tenacity.stop_after_attempt(4),
+    reraise=True,
+)
+"""Looks again at a file that cannot be read: another process may be closing it, and remove its log."""
 
 
 def preflight(path: Path) -> str | None:
@@ -54,7 +59,7 @@ def preflight(path: Path) -> str | None:
             f"{path} is not an agentmem store (it does not begin like an SQLite file); it was left alone"
         )
     try:
-        revision = _patiently(path)
+        revision = _revision(path)
     except driver.Error as error:
         translated = translate(error, str(path))
         if isinstance(translated, StoreBusy):
@@ -81,15 +86,7 @@ def refuse_newer(connection: sa.Connection) -> None:
         )
 
 
-def _patiently(path: Path) -> str | None:
-    for pause in _PAUSES:
-        try:
-            return _revision(path)
-        except driver.Error:
-            time.sleep(pause)
-    return _revision(path)
-
-
+@_PATIENTLY
 def _revision(path: Path) -> str | None:
     """The schema revision inside, read through a connection that cannot write."""
     log = Path(f"{path}-wal")

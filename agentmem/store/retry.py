@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import tenacity
 
 from agentmem.errors import StoreBusy, StoreUnavailable
 
@@ -51,16 +51,17 @@ def retried(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P
         # A generator can be read once only.
         again = [list(one) if isinstance(one, Iterator) else one for one in args]
         named = {key: list(one) if isinstance(one, Iterator) else one for key, one in kwargs.items()}
-        deadline, pause = time.monotonic() + self.patience, 0.01
-        while True:
-            try:
-                return method(self, *again, **named)  # type: ignore[arg-type]  # iterators became lists
-            except (RolledBack, Disconnected) as error:
-                if time.monotonic() > deadline:
-                    final = StoreBusy if isinstance(error, RolledBack) else StoreUnavailable
-                    raise final(f"{error} (tried for {self.patience:g} s)") from error
-            time.sleep(pause * (0.5 + random.random()))
-            pause = min(pause * 2, 0.5)
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((RolledBack, Disconnected)),
+            wait=tenacity.wait_random_exponential(multiplier=0.02, max=0.5),
+            stop=tenacity.stop_after_delay(self.patience),
+            reraise=True,
+        )
+        try:
+            return attempts(method, self, *again, **named)
+        except (RolledBack, Disconnected) as error:
+            final = StoreBusy if isinstance(error, RolledBack) else StoreUnavailable
+            raise final(f"{error} (tried for {self.patience:g} s)") from error
 
     functools.update_wrapper(call, method)
     return call
