@@ -18,7 +18,7 @@ import typer
 from agentmem.llm import MemoryLLM
 from agentmem.records import Message, Role, Scope
 from benchmarks.history import USER, open_history
-from benchmarks.processes import emit
+from benchmarks.processes import emit, memory_mark, resident
 
 NEW_TOKENS = 2
 """Generated tokens of a turn; the time is taken at the first."""
@@ -144,10 +144,7 @@ def peak_of_one_turn(
             emit({"contender": contender.value, "history": tokens, "fits": False})
             return
         gc.collect()
-        Path("/proc/self/clear_refs").write_text(
-            "5"
-        )  # the high-water mark begins anew: loading the model is not a turn
-        before = _resident("VmRSS")
+        before = memory_mark()  # loading the model is not a turn
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         turns.turn(contender, questions[0])
@@ -157,18 +154,10 @@ def peak_of_one_turn(
                 "history": tokens,
                 "fits": True,
                 "rss_before_bytes": before,
-                "rss_peak_bytes": _resident("VmHWM"),
+                "rss_peak_bytes": resident("VmHWM"),
                 "cuda_peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
             }
         )
-
-
-def _resident(line: str) -> int:
-    """A memory figure of this process, in bytes, as Linux reports it."""
-    for entry in Path("/proc/self/status").read_text().splitlines():
-        if entry.startswith(f"{line}:"):
-            return int(entry.split()[1]) * 1024
-    raise LookupError(f"/proc/self/status has no {line}; peak memory is measured on Linux only")
 
 
 if __name__ == "__main__":

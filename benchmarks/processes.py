@@ -57,3 +57,17 @@ def lines_of(module: str, *arguments: str, threads: int) -> Iterator[dict[str, A
 def emit(record: dict[str, Any]) -> None:
     """Print one line for ``lines_of``."""
     print(json.dumps(record), flush=True)
+
+
+def memory_mark() -> int:
+    """Let the high-water mark of this process's memory (VmHWM) begin anew. Returns the bytes held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def resident(line: str) -> int:
+    """A memory figure of this process, in bytes, as Linux reports it."""
+    for entry in Path("/proc/self/status").read_text().splitlines():
+        if entry.startswith(f"{line}:"):
+            return int(entry.split()[1]) * 1024
+    raise LookupError(f"/proc/self/status has no {line}; peak memory is measured on Linux only")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import benchmarks.eviction
+import benchmarks.scale
 import benchmarks.warm_load
 from agentmem.evaluation.result import Result
 from benchmarks.scripts import GROUPS
@@ -102,13 +103,39 @@ def eviction(report: dict[str, Any]) -> str:
     return f"{head}\n\n{table(benchmarks.eviction.HEAD, benchmarks.eviction.table_rows(report['rows']))}"
 
 
+def scale(report: dict[str, Any]) -> str:
+    """The benchmark of many memories as Markdown."""
+    head = f"    {report['command']}\n\n{place_and_time(report['machine'])}"
+    rates, opened, megabyte = report["fill"]["per_second"], report["open_seconds"], 2**20
+    added = ", ".join(f"{benchmarks.scale.ms(row['add'])} in {row['user']}'s scope" for row in report["add"])
+    return "\n\n".join(
+        [
+            head,
+            f"{report['memories']:,} memories with vectors of {report['dim']} numbers. Milliseconds, p50 (p95):",
+            table(benchmarks.scale.HEAD, [benchmarks.scale.cells(row) for row in report["search"]]),
+            f"A turn of two chunks, synced to disk, is added in: {added}. Batches of 100, by tenths of the filling: "
+            f"{', '.join(f'{rate:,}' for rate in rates)} memories per second. Opening takes "
+            f"{1000 * opened['median']:.0f} ms ({1000 * opened['q1']:.0f}-{1000 * opened['q3']:.0f}). The file has "
+            f"{report['file_bytes'] / 2**30:.2f} GiB. Peak memory of a process that searches: "
+            f"{report['rss_bytes'] / megabyte:.0f} MiB, of which {report['rss_before_bytes'] / megabyte:.0f} before it "
+            "opens the store; pages of the file that are mapped count.",
+        ]
+    )
+
+
 def evaluation(report: dict[str, Any]) -> str:
     """What ``agentmem eval`` measured as Markdown."""
     result = Result(report["task"], report["settings"], report["rows"])
     return f"{result.markdown()}\n{place_and_time(report['machine'])}"
 
 
-SECTIONS = {"recall": recall, "turn_latency": turn_latency, "warm_load": warm_load, "eviction": eviction}
+SECTIONS = {
+    "recall": recall,
+    "turn_latency": turn_latency,
+    "warm_load": warm_load,
+    "eviction": eviction,
+    "scale": scale,
+}
 
 
 def section(report: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ PROBES = "1000,10000,100000"
 EVERYBODY_ELSE = 1000
 """Memories of each other user."""
 KINDS = ("hybrid", "dense", "lexical")
+HEAD = ["scope", "store", *KINDS]
 
 Figures = dict[str, Any]
 
@@ -52,7 +53,7 @@ def fill(path: Path, users: list[str], others: int, progress: Progress) -> Figur
     for line in worker("fill", str(path), *users, f"--others={others}", f"--size={EVERYBODY_ELSE}"):
         rates.append(line)
         progress.advance(task)
-    return {"per_second": [round(line["per_second"]) for line in rates], "rss": rates[-1]["rss"]}
+    return {"per_second": [round(line["per_second"]) for line in rates]}
 
 
 def percentiles(seconds: list[float]) -> Figures:
@@ -65,9 +66,15 @@ def searched(lines: list[dict[str, Any]]) -> list[Figures]:
     rows = [line for line in lines if "user" in line and not line["first"]]
     return [
         {"user": user, "store": store} | {kind: percentiles([r[kind] for r in own]) for kind in KINDS}
-        for user, store in dict.fromkeys((row["user"], row["store"]) for row in rows)
+        for user, store in sorted({(row["user"], row["store"]) for row in rows}, key=by_size)
         for own in [[row for row in rows if (row["user"], row["store"]) == (user, store)]]
     ]
+
+
+def by_size(scope: tuple[str, str]) -> tuple[int, str]:
+    """Scopes by their number of memories."""
+    user, store = scope
+    return int(user.partition("-")[2]), store
 
 
 def added(lines: list[dict[str, Any]]) -> list[Figures]:
@@ -119,10 +126,10 @@ def measure(folder: Path, sizes: list[int], memories: int, repeats: int, progres
 def show(result: Figures, screen: Console) -> None:
     """Print the report as a table."""
     table = Table(title=f"{result['memories']:,} memories: ms per search, p50 (p95)")
-    for name in ("scope", "store", *KINDS):
-        table.add_column(name, justify="left" if name in ("scope", "store") else "right", no_wrap=True)
+    for name in HEAD:
+        table.add_column(name, justify="left" if name in HEAD[:2] else "right", no_wrap=True)
     for row in result["search"]:
-        table.add_row(row["user"], row["store"], *cells(row))
+        table.add_row(*cells(row))
     screen.print(table)
     for row in result["add"]:
         screen.print(f"{row['user']} adds a turn in {ms(row['add'])} ms")
@@ -130,8 +137,8 @@ def show(result: Figures, screen: Console) -> None:
 
 
 def cells(row: Figures) -> list[str]:
-    """Times of a scope as text."""
-    return [ms(row[kind]) for kind in KINDS]
+    """A scope's row under ``HEAD``."""
+    return [row["user"], row["store"], *(ms(row[kind]) for kind in KINDS)]
 
 
 def ms(figure: Figures) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from contextlib import ExitStack
 from enum import StrEnum
@@ -15,7 +14,7 @@ import typer
 from agentmem.records import Scope
 from agentmem.store import EmbedderId, ScopedMemories, Store
 from benchmarks.population import BATCH, DIM, Population, Query
-from benchmarks.processes import emit
+from benchmarks.processes import emit, memory_mark, resident
 
 EMBEDDER = EmbedderId("population", DIM, noise=1 / DIM**0.5)
 
@@ -31,11 +30,6 @@ class Job(StrEnum):
     MEMORY = "memory"
     """Search without taking times, in this store alone, for the peak of memory."""
     ADD = "add"
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def fill(path: Path, users: Sizes) -> None:
@@ -55,7 +49,7 @@ def fill(path: Path, users: Sizes) -> None:
             handles[user].add(new)
             seconds += time.perf_counter() - start
             if number % tenth == 0:
-                emit({"memories": number * BATCH, "per_second": tenth * BATCH / seconds, "rss": peak_bytes()})
+                emit({"memories": number * BATCH, "per_second": tenth * BATCH / seconds})
                 seconds = 0.0
 
 
@@ -92,13 +86,13 @@ def search(path: Path, alone: list[Path], users: Sizes, repeats: int) -> None:
 
 def memory(path: Path, users: Sizes, repeats: int) -> None:
     """Hybrid searches of each user's scope."""
-    before = peak_bytes()
+    before = memory_mark()
     with Store.open(path, embedder=EMBEDDER) as store:
         for name in users:
             handle = store.scope(Scope(user=name))
             for query in ask(handle, repeats):
                 handle.search(query.text, query.vector, threshold=None)
-    emit({"rss_before": before, "rss": peak_bytes()})
+    emit({"rss_before": before, "rss": resident("VmHWM")})
 
 
 def open_store(path: Path) -> None:
