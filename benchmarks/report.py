@@ -108,12 +108,14 @@ def scale(report: dict[str, Any]) -> str:
     head = f"    {report['command']}\n\n{place_and_time(report['machine'])}"
     rates, opened, megabyte = report["fill"]["per_second"], report["open_seconds"], 2**20
     added = ", ".join(f"{benchmarks.scale.ms(row['add'])} in {row['user']}'s scope" for row in report["add"])
+    evicted = report["evict"]
     return "\n\n".join(
         [
             head,
             f"{report['memories']:,} memories with vectors of {report['dim']} numbers. Milliseconds, p50 (p95):",
             table(benchmarks.scale.HEAD, [benchmarks.scale.cells(row) for row in report["search"]]),
-            f"A turn of two chunks, synced to disk, is added in: {added}. Batches of 100, by tenths of the filling: "
+            f"A turn of two chunks, synced to disk, is added in: {added}; one that makes {evicted['evicted']} others "
+            f"go, in {1000 * evicted['seconds']:.0f} ms. Batches of 100, by tenths of the filling: "
             f"{', '.join(f'{rate:,}' for rate in rates)} memories per second. Opening takes "
             f"{1000 * opened['median']:.0f} ms ({1000 * opened['q1']:.0f}-{1000 * opened['q3']:.0f}). The file has "
             f"{report['file_bytes'] / 2**30:.2f} GiB. Peak memory of a process that searches: "

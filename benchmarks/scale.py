@@ -119,6 +119,7 @@ def measure(folder: Path, sizes: list[int], memories: int, repeats: int, progres
     one = list(worker("memory", str(full), *users, f"--repeats={repeats}"))[-1]
     result |= {"rss_bytes": one["rss"], "rss_before_bytes": one["rss_before"]}
     result["add"] = added(list(worker("add", str(full), *users, f"--repeats={repeats}")))
+    result["evict"] = next(worker("evict", str(full), *users))
     result["file_bytes"] = full.stat().st_size
     return result
 
@@ -133,6 +134,7 @@ def show(result: Figures, screen: Console) -> None:
     screen.print(table)
     for row in result["add"]:
         screen.print(f"{row['user']} adds a turn in {ms(row['add'])} ms")
+    screen.print(f"and {1000 * result['evict']['seconds']:.0f} ms when {result['evict']['evicted']} have to go")
     screen.print(f"opened in {1000 * result['open_seconds']['median']:.0f} ms; {result['file_bytes'] / 2**30:.2f} GiB")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +13,12 @@ import numpy as np
 import typer
 
 from agentmem.records import Scope
-from agentmem.store import EmbedderId, ScopedMemories, Store
+from agentmem.store import EmbedderId, EvictionPolicy, ScopedMemories, Store
 from benchmarks.population import BATCH, DIM, Population, Query
 from benchmarks.processes import emit, memory_mark, resident
 
 EMBEDDER = EmbedderId("population", DIM, noise=1 / DIM**0.5)
+ROOMY = EvictionPolicy(total_memories=None)
 
 Sizes = dict[str, int]
 
@@ -30,6 +32,7 @@ class Job(StrEnum):
     MEMORY = "memory"
     """Search without taking times, in this store alone, for the peak of memory."""
     ADD = "add"
+    EVICT = "evict"
 
 
 def fill(path: Path, users: Sizes) -> None:
@@ -40,7 +43,7 @@ def fill(path: Path, users: Sizes) -> None:
     people, dice = Population(1), np.random.default_rng(1)
     batches = np.repeat(np.arange(len(users)), [size // BATCH for size in users.values()])
     dice.shuffle(batches)
-    with Store.open(path, embedder=EMBEDDER) as store:
+    with opened(path) as store:
         handles = [store.scope(Scope(user=name)) for name in users]
         tenth, seconds = max(1, len(batches) // 10), 0.0
         for number, user in enumerate(batches.tolist(), 1):
@@ -67,7 +70,7 @@ def search(path: Path, alone: list[Path], users: Sizes, repeats: int) -> None:
         full = stack.enter_context(Store.open(path, embedder=EMBEDDER))
         scopes = [(name, "full", full.scope(Scope(user=name))) for name in users]
         for name, own in zip(users, alone, strict=True):
-            store = stack.enter_context(Store.open(own, embedder=EMBEDDER))
+            store = stack.enter_context(opened(own))
             scopes.append((name, "alone", store.scope(Scope(user=name))))
         queries = [ask(handle, repeats + 1) for _, _, handle in scopes]
         for number in range(repeats + 1):
@@ -87,7 +90,7 @@ def search(path: Path, alone: list[Path], users: Sizes, repeats: int) -> None:
 def memory(path: Path, users: Sizes, repeats: int) -> None:
     """Hybrid searches of each user's scope."""
     before = memory_mark()
-    with Store.open(path, embedder=EMBEDDER) as store:
+    with opened(path) as store:
         for name in users:
             handle = store.scope(Scope(user=name))
             for query in ask(handle, repeats):
@@ -98,22 +101,41 @@ def memory(path: Path, users: Sizes, repeats: int) -> None:
 def open_store(path: Path) -> None:
     """Open and close."""
     start = time.perf_counter()
-    with Store.open(path, embedder=EMBEDDER):
+    with opened(path):
         emit({"seconds": time.perf_counter() - start})
 
 
 def add(path: Path, users: Sizes, repeats: int) -> None:
     """One turn of two chunks at a time: a transaction that is safe on disk when it returns."""
-    people = Population(4)
-    with Store.open(path, embedder=EMBEDDER) as store:
+    people, session = Population(4), f"added {time.time_ns()}"
+    with opened(path) as store:
         handles = {name: store.scope(Scope(user=name)) for name in users}
-        sessions = {name: f"added {time.time_ns()}" for name in users}
         for number in range(repeats):
             for name, handle in handles.items():
-                one, two = people.batch(f"{sessions[name]}-{number}")[:2]
-                start = time.perf_counter()
-                handle.add([one, two])
-                emit({"user": name, "add": time.perf_counter() - start})
+                emit({"user": name, "add": _add_turn(handle, people, f"{session}-{number}")})
+
+
+def evict(path: Path, users: Sizes) -> None:
+    """The same when the store is full: room is made for some hundred memories, then for none until they are there."""
+    people, session = Population(5), f"evicting {time.time_ns()}"
+    with opened(path) as store:
+        held = store.stats().memories
+    with opened(path, EvictionPolicy(total_memories=held, grace=timedelta(0))) as store:
+        handle = store.scope(Scope(user=next(iter(users))))
+        seconds = _add_turn(handle, people, session)
+        emit({"seconds": seconds, "evicted": held + 2 - store.stats().memories})
+
+
+def opened(path: Path, policy: EvictionPolicy = ROOMY) -> Store:
+    """The store, by default without a limit to its memories."""
+    return Store.open(path, embedder=EMBEDDER, eviction=policy)
+
+
+def _add_turn(handle: ScopedMemories, people: Population, session: str) -> float:
+    new = people.batch(session)[:2]
+    start = time.perf_counter()
+    handle.add(new)
+    return time.perf_counter() - start
 
 
 def main(
@@ -135,8 +157,10 @@ def main(
         search(path, alone or [], sizes, repeats)
     elif job is Job.MEMORY:
         memory(path, sizes, repeats)
-    else:
+    elif job is Job.ADD:
         add(path, sizes, repeats)
+    else:
+        evict(path, sizes)
 
 
 if __name__ == "__main__":

@@ -90,9 +90,18 @@ def credited(score: float, score_us: int, now_us: int, half_life_us: int, share:
     return decayed(score, score_us, now_us, half_life_us) + 1.0 + share
 
 
+MOST_SPARE = 500
+"""Memories that an eviction makes room for, at most. Each takes about a millisecond to leave."""
+
+
 def low_water(budget: int) -> int:
     """Where an eviction stops: 5 % below the budget, so that a full store does not evict at every write."""
     return budget - budget // 20
+
+
+def count_target(budget: int) -> int:
+    """Where an eviction of memories stops: they leave every index too, and other writers wait until they have."""
+    return max(low_water(budget), budget - MOST_SPARE)
 
 
 def kv_target(budget: int, policy: EvictionPolicy) -> int:

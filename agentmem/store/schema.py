@@ -95,7 +95,8 @@ class MemoryRow(Base):
     __table_args__ = (
         sa.UniqueConstraint("space_id", "uid"),
         sa.UniqueConstraint("turn_id", "chunk_no"),
-        sa.Index("ix_memory_created", "space_id", "created_us"),
+        # Covering: eviction sorts a million memories without touching the pages that hold their texts.
+        sa.Index("ix_memory_created", "space_id", "created_us", "pinned"),
         sa.Index("ix_memory_session", "session_id"),
         # Only of those that expire: asking whether some have is one look into an index that is mostly empty.
         sa.Index("ix_memory_expires", "expires_us", sqlite_where=_DATED, postgresql_where=_DATED),

@@ -14,10 +14,10 @@ from agentmem.store import tally, writing
 from agentmem.store.eviction import (
     Candidate,
     EvictionPolicy,
+    count_target,
     decayed,
     in_order,
     kv_target,
-    low_water,
     over_count,
     over_count_memlong,
     over_kv,
@@ -97,6 +97,7 @@ def in_turn(
     *,
     warm: bool = False,
     without: Set[int] = frozenset(),
+    most: int | None = None,
 ) -> tuple[int, Iterator[Candidate]]:
     """How many memories may go, and which, first to go first: ``eviction.in_order``, sorted by the database.
 
@@ -110,6 +111,7 @@ def in_turn(
         now: in microseconds.
         warm: only memories with KV.
         without: keys to leave out.
+        most: how many will be drawn; None: it depends on them.
     """
     if warm:
         conditions = [*conditions, HAS_KV]
@@ -118,14 +120,20 @@ def in_turn(
             c for c in in_order(candidates(connection, conditions, policy, now), policy, now) if c.key not in without
         ]
         return len(every), iter(every)
+    may_go = [*conditions, MemoryRow.pinned.is_(False)]
     query = (
         sa.select(MemoryRow.id)
         .join(MemoryUsage, MemoryUsage.memory_id == MemoryRow.id)
-        .where(*conditions, MemoryRow.pinned.is_(False))
+        .where(*may_go)
         .order_by(*_order(policy, now))
     )
-    keys = [key for key in connection.scalars(query) if key not in without]
-    return len(keys), _drawn(connection, keys, policy, now)
+    if most is None or without:
+        keys = [key for key in connection.scalars(query) if key not in without]
+        among = len(keys)
+    else:  # the rest is not even sorted
+        keys = list(connection.scalars(query.limit(most)))
+        among = connection.scalar(sa.select(sa.func.count()).select_from(MemoryRow).where(*may_go)) or 0
+    return among, _drawn(connection, keys, policy, now)
 
 
 def _order(policy: EvictionPolicy, now: int) -> list[sa.ColumnElement[Any]]:
@@ -230,10 +238,11 @@ def _within(
             left = [c for c in candidates(connection, conditions, policy, now) if c.key not in gone]
             chosen = over_count_memlong(left, level.most_memories, policy, now, name)
         else:
-            among, turn = in_turn(connection, conditions, policy, now, without=gone)
-            fitting = (_without_kv(c) if c.key in cold else c for c in turn)
             most, held = level.most_memories, level.held.memories
-            chosen = over_count(fitting, most, low_water(most), held, name, policy.order, among)
+            target = count_target(most)
+            among, turn = in_turn(connection, conditions, policy, now, without=gone, most=held - target)
+            fitting = (_without_kv(c) if c.key in cold else c for c in turn)
+            chosen = over_count(fitting, most, target, held, name, policy.order, among)
         level.held = _after(level.held, chosen)
     if level.most_bytes is not None and level.over_bytes:
         without = gone | cold | _keys(chosen, "delete")

@@ -91,13 +91,13 @@ def read(folder: Path, number: int, end: float, log: Path) -> dict[str, object]:
         wanted = dice.sample(seen, min(20, len(seen)))
         digests = clock(lambda: handle.kv_digests(wanted, fingerprint="model-a"))  # noqa: B023
         assert not gone & set(digests), "KV of a deleted memory can be looked up"
-        held = {id_: hot.get(id_, digest) for id_, digest in digests.items()}
+        held = {id_: hot.get(ADA, id_, digest) for id_, digest in digests.items()}
         cold = [id_ for id_, value in held.items() if value is None]
         loaded = clock(lambda: handle.load_kv(cold, fingerprint="model-a"))  # noqa: B023
         assert loaded.damaged == ()
         for id_, found in loaded.payloads.items():
             assert found.data == payload(id_)
-            hot.put(id_, found.sha256, Held(found.data))
+            hot.put(ADA, id_, found.sha256, Held(found.data))
         assert all(value is None or value.data == payload(id_) for id_, value in held.items())
         honoured |= {id_ for id_ in wanted if id_ in gone}
         query = f"writer {dice.randrange(8)} says"

@@ -7,22 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from pysqlite3 import dbapi2
 from store_world import ADA, BOB, EMBEDDER, attach, embed, finish, found_in_files, new, python
 from stream_world import INDEX, RECORD, entry, extend, open_stream, record, stored
 
-import agentmem.store
 from agentmem.errors import InvalidInput, StoreBusy, StoreFull, StreamChanged
 from agentmem.records import Scope
 from agentmem.store import EvictionPolicy, ScopedMemories, Store
-from agentmem.store.engine import Database
 
 pytestmark = pytest.mark.sqlite
 
@@ -359,48 +353,6 @@ def test_no_room_is_reported_and_leaves_the_stream_usable(path: Path) -> None:
         assert store.verify().problems == ()
 
 
-def _schema(path: Path) -> dict[str, tuple[str, str]]:
-    """(kind, SQL) of everything but the vector indexes, which come with an embedder."""
-    with closing(dbapi2.connect(path)) as connection:
-        return {
-            name: (kind, sql)
-            for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master")
-            if not name.startswith(("vec_memory", "sqlite_"))
-        }
-
-
-def test_a_store_of_the_version_before_is_brought_forward(path: Path, tmp_path: Path) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(agentmem.store.__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    first = Database(tmp_path / "first.db", 1.0)
-    with first.write() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-    first.close()
-    with Store.open(path, embedder=EMBEDDER) as store:
-        ada = store.scope(ADA)
-        memories = ada.add([new(f"memory number {i}", session="s", id=str(i)) for i in range(5)])
-        attach(ada, memories[0], b"k" * 300_000)
-    before, now = _schema(tmp_path / "first.db"), _schema(path)
-    newer = [name for name, (kind, _) in now.items() if name not in before and kind == "table"]
-    assert "stream" in newer
-    with closing(dbapi2.connect(path)) as connection:  # back to what 0001 would have written
-        indexes = [name for name, (kind, _) in now.items() if name not in before and kind == "index"]
-        connection.executescript("".join(f"DROP TABLE {name};" for name in newer))
-        connection.executescript("".join(f"DROP INDEX IF EXISTS {name};" for name in indexes))
-        connection.executescript("ALTER TABLE memory DROP COLUMN expires_us")
-        connection.executescript("UPDATE alembic_version SET version_num = '0001'")
-    assert _schema(path) == before
-    with Store.open(path, embedder=EMBEDDER) as store:
-        ada = store.scope(ADA)
-        assert store.verify().problems == ()
-        assert [memory.text for memory in ada.list(sort="created_at")] == [memory.text for memory in memories]
-        assert ada.load_kv(["0"], fingerprint="model-a").payloads["0"].data == b"k" * 300_000
-        assert [hit.memory.id for hit in ada.search("number 3", embed("number 3"), top_k=1)] == ["3"]
-        assert store.stats().streams == 0
-        stored(ada)
-        ada.delete("1")
-        assert open_stream(ada).n_records == 0
+def test_a_stream_is_dropped_by_name(path: Path) -> None:
     with pytest.raises(InvalidInput, match="name one"), Store.open(path) as store:
         store.scope(ADA).drop_stream(None)  # type: ignore[arg-type]
