@@ -29,6 +29,8 @@ from agentmem.training.references import TownFact, knowledge_base, reference
 
 USER = "knowledge base"
 MAX_NEW_TOKENS = 40
+CODEC = "bf16"
+"""As in the paper: 8 tokens per head, or product quantisation, are what is measured, not rounding."""
 ENOUGH = 700
 """Encoded references from which on product quantisation can be trained (2 KV heads of 8 tokens each)."""
 
@@ -74,7 +76,7 @@ def recall(
     if not 1 <= questions <= facts:
         raise InvalidInput(f"questions ({questions}) must be from 1 to the number of facts ({facts})")
     with place_of(folder) as place:
-        llm = MemoryLLM(model, store=place / "memory.db", recipe=chosen, threshold=None)
+        llm = MemoryLLM(model, store=place / "memory.db", recipe=chosen, threshold=None, codec=CODEC)
         with llm:
             base = write_base(llm, place, facts, seed)
             # A reference's KV is encoded, and stored, when it is first recalled: the others' would never be read.

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from agentmem.errors import InvalidInput
 from agentmem.evaluation.figures import spread
 from agentmem.evaluation.progress import Advance, silent
-from agentmem.evaluation.recall import USER, place_of, write_base
+from agentmem.evaluation.recall import CODEC, USER, place_of, write_base
 from agentmem.evaluation.result import Plot, Result, Row
 from agentmem.llm import MemoryLLM
 from agentmem.model.attention import Call, Hook, Placed, attached
@@ -71,7 +71,13 @@ def throughput(
     searching = None if embedder is None else ModelEmbedder(LocalModel.load(embedder))
     with place_of(folder) as place:
         llm = MemoryLLM(
-            model, store=place / "memory.db", recipe=chosen, embedder=searching, threshold=None, hot_bytes=0
+            model,
+            store=place / "memory.db",
+            recipe=chosen,
+            embedder=searching,
+            threshold=None,
+            hot_bytes=0,
+            codec=CODEC,
         )
         with llm:
             llm.ingest(write_base(llm, place, facts, seed), user=USER, warm=False, advance=advance)

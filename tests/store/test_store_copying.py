@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import servers
 import sqlalchemy as sa
-from store_world import ADA, BOB, EMBEDDER, Where, attach, embed, new
+from store_world import ADA, BOB, EMBEDDER, Where, attach, embed, found_in_files, new
 from typer.testing import CliRunner
 
 from agentmem.cli import app
@@ -99,3 +101,57 @@ def test_damaged_kv_stays_behind_and_a_failed_copy_leaves_nothing(
         assert list(target.files.walk()) == []
         assert copy(source, target) == Copied(10, 3, 1, 0)
         assert target.verify().ok
+
+
+def test_a_backup_can_be_taken_while_others_write(tmp_path: Path) -> None:
+    path, backup = tmp_path / "memory.db", tmp_path / "backup.db"
+    done, stop = [0], threading.Event()
+    with Store.open(path, embedder=EMBEDDER) as store:
+        handle = store.scope(ADA)
+
+        def write() -> None:
+            while not stop.is_set():
+                (memory,) = handle.add([new(f"written meanwhile {done[0]}", id=str(done[0]))])
+                attach(handle, memory, LARGE)
+                done[0] += 1
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        while done[0] < 20:
+            time.sleep(0.01)
+        before = done[0]
+        assert CliRunner().invoke(app, ["store", "copy", str(path), str(backup)], catch_exceptions=False).exit_code == 0
+        after = done[0]
+        stop.set()
+        writer.join()
+    assert after > before
+    with Store.open(backup, embedder=EMBEDDER) as store:
+        held = {memory.id for memory in store.scope(ADA).list(limit=1000)}
+        assert held == {str(number) for number in range(len(held))}  # a snapshot: nothing without what came before
+        assert before <= len(held) <= done[0]
+        assert set(store.scope(ADA).load_kv(held, fingerprint="model-a").damaged) == set()
+        assert store.verify().ok
+
+
+def test_what_is_deleted_is_in_no_later_copy_or_export_and_leaves_an_earlier_one(tmp_path: Path) -> None:
+    path, earlier, later = (tmp_path / f"{name}.db" for name in ("memory", "earlier", "later"))
+    secret = b"the secret of the seventh drawer"
+    with Store.open(path, embedder=EMBEDDER) as store:
+        ada = store.scope(ADA)
+        (memory,) = ada.add([new(secret.decode(), id="secret")])
+        ada.add([new("nothing special", id="other")])
+        attach(ada, memory, secret * 20_000)
+        with Store.open(earlier) as backup:
+            copy(store, backup)
+        assert len(found_in_files(earlier, secret)) >= 2  # the control: text and KV are there
+        assert ada.delete("secret").complete
+        ada.export(tmp_path / "ada.jsonl", kv=True)
+        with Store.open(later) as backup:
+            copy(store, backup)
+    for exported in tmp_path.glob("ada.*"):
+        assert secret not in exported.read_bytes()
+    assert found_in_files(later, secret) == []
+    with Store.open(earlier, embedder=EMBEDDER) as backup:  # a backup is a store
+        assert backup.scope(ADA).delete("secret").complete
+        assert backup.scope(ADA).count() == 1
+    assert found_in_files(earlier, secret) == []
