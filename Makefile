@@ -9,6 +9,8 @@ TORCH  := $(shell grep '^torch==' constraints.txt)
 OLDEST := $(CURDIR)/$(VENV)/oldest
 # Tests whose outcome depends on transformers; the others run at the newest version only.
 OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests/test_streaming.py tests/test_memory3.py tests/test_traps.py
+# A process per core; the tests of a file stay together, since they share what is costly to set up.
+WORKERS := --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -28,12 +30,12 @@ check: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/mypy
 
 test-newest: $(VENV)/dev.stamp ## all tests, with the versions of constraints.txt
-	$(BIN)/pytest
+	$(BIN)/pytest $(WORKERS)
 
 test-oldest: $(VENV)/oldest.stamp ## the tests that touch transformers, with the oldest supported one
 	PYTHONPATH="$(OLDEST)" $(PIP) check
 	PYTHONPATH="$(OLDEST)" $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
-	PYTHONPATH="$(OLDEST)" $(BIN)/pytest $(OLDEST_TESTS)
+	PYTHONPATH="$(OLDEST)" $(BIN)/pytest $(WORKERS) $(OLDEST_TESTS)
 
 docs: $(VENV)/dev.stamp ## write docs/cli.md anew from the program's own help, and draw the pictures of docs/recipes.md
 	$(BIN)/python docs/build_cli.py
