@@ -39,7 +39,7 @@ PRAGMAS = (
     "foreign_keys=ON",
     "secure_delete=ON",
     "cache_size=-65536",
-    "mmap_size=1073741824",
+    "mmap_size=2147418112",  # the most that SQLite maps
     "journal_size_limit=67108864",
     "temp_store=MEMORY",
 )

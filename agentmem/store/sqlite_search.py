@@ -14,9 +14,11 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import sqlalchemy as sa
 
-from agentmem.store.schema import MemoryRow, Space
+from agentmem.store import sketch, vec0_chunks
+from agentmem.store.schema import MemoryRow, Space, Tally
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -31,7 +33,7 @@ Turn recall@10 of the lexical leg on five LoCoMo dialogues (786 questions): 0.64
 0.722 at 0.5, 0.700 at 1."""
 
 
-SHARDS = 16
+SHARDS = 64
 """FTS5 tables. More would be read by every process that opens the file, and written at a page each."""
 
 
@@ -215,7 +217,30 @@ def dense_leg(
     limit: int,
     within: sa.Select[int] | None,
 ) -> dict[int, float]:
-    """Cosine by memory key, best ``limit``; only of ``within`` when given."""
+    """Cosine by memory key, best ``limit``; only of ``within`` when given.
+
+    vec0 compares those that ``within`` leaves. Without it all vectors of a space are compared, those of a large one
+    by their signs first (``sketch.py``).
+    """
+    if within is not None:
+        return _by_vec0(connection, space_id, model_id, vector, limit, within)
+    table, count = vec_table(model_id), limit * sketch.OVERSAMPLE
+    totals = connection.execute(sa.select(Tally.memories, Tally.erasures).where(Tally.space_id == space_id)).first()
+    large = totals is not None and totals.memories >= sketch.LEAST
+    if totals is None or not large or len(vector) // 4 < sketch.LEAST_DIM or count > sketch.MOST:
+        return vec0_chunks.nearest(connection, table, space_id, vector, limit)
+    near = sketch.candidates(connection, table, space_id, totals.erasures, vector, count)
+    listed = ", ".join(map(str, near))
+    truth = f"SELECT memory_id, vec FROM embedding WHERE model_id = ? AND memory_id IN ({listed})"  # noqa: S608
+    rows = connection.exec_driver_sql(truth, (model_id,)).all()
+    vectors = np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), -1)
+    keys = np.array([row[0] for row in rows], np.int64)
+    return vec0_chunks.best(keys, vectors @ np.frombuffer(vector, "<f4"), limit)
+
+
+def _by_vec0(
+    connection: sa.Connection, space_id: int, model_id: int, vector: bytes, limit: int, within: sa.Select[int]
+) -> dict[int, float]:
     key = sa.literal_column("memory_id", sa.Integer)
     query = (
         sa.select(key, sa.literal_column("distance", sa.Float))
@@ -223,10 +248,9 @@ def dense_leg(
         .where(
             sa.text("e MATCH :vector AND k = :k AND space_id = :space").bindparams(
                 vector=vector, k=min(limit, KNN_MAX), space=space_id
-            )
+            ),
+            key.in_(within),
         )
     )
-    if within is not None:
-        query = query.where(key.in_(within))
     # Unit vectors: |a-b|^2 = 2 - 2cos.
     return {row[0]: 1.0 - row[1] ** 2 / 2.0 for row in connection.execute(query)}

@@ -46,6 +46,11 @@ def change(connection: sa.Connection, space_id: int, *, memories: int = 0, kv_by
         connection.execute(sa.insert(Tally).values(space_id=space_id, memories=memories, kv_bytes=kv_bytes))
 
 
+def replaced(connection: sa.Connection, space_id: int) -> None:
+    """Count an erasure: what was a memory's text and vector has become another."""
+    connection.execute(sa.update(Tally).where(Tally.space_id == space_id).values(erasures=Tally.erasures + 1))
+
+
 def take_memories(connection: sa.Connection, chosen: sa.ColumnElement[bool]) -> None:
     """Take away the memories that ``chosen`` is true of, which are about to be deleted."""
     count = sa.select(MemoryRow.space_id, sa.func.count()).where(chosen).group_by(MemoryRow.space_id)

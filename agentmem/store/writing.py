@@ -210,6 +210,7 @@ def change_text(
     vec: bytes | None,
 ) -> None:
     """Give a memory another text: its KV, its session's stream and every vector go, its keys are rewritten."""
+    tally.replaced(connection, space_id)
     drop_kv(connection, [row.id])
     drop_streams(connection, StreamRow.session_id == row.session_id)
     index.unindex(connection, [row.id])
