@@ -1,11 +1,11 @@
-"""Nearest neighbours in a large space on SQLite: one bit for each number of each vector, in RAM.
+"""Nearest neighbours on SQLite: the vectors of a space in RAM, or of a large one a bit for each of their numbers.
 
 Signs stand for vectors (random hyperplanes, Charikar 2002, section 3, with the axes as planes, through the vectors'
 mean): those that differ least from the query's are the candidates, and only they are compared by their numbers.
 
-A sketch agrees with the snapshot of whoever asks: vec0 says of each chunk which of its places are taken and by whom,
-and chunks of which that has changed are read anew; everything is, when something of the space was erased or got another
-vector (``tally.erasures``), in whatever process.
+What is held agrees with the snapshot of whoever asks: vec0 says of each chunk which of its places are taken and by
+whom, and chunks of which that has changed are read anew; everything is, when something of the space was erased or got
+another vector (``tally.erasures``), in whatever process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from agentmem.store import vec0_chunks
 from agentmem.store.vec0_chunks import CHUNK
 
 LEAST = 20_000
-"""Vectors of a space from which on its sketch is asked; fewer are compared in less time."""
+"""Vectors of a space from which on signs stand for them; fewer are held whole."""
 LEAST_DIM = 128
 """Shorter vectors have too few signs to tell them apart."""
 OVERSAMPLE = 20
@@ -32,31 +32,29 @@ OVERSAMPLE = 20
 MOST = 4000
 """Candidates at most; where more are wanted, all vectors are compared."""
 BUDGET = 128 * 2**20
-"""Bytes of all sketches of a store; the ones asked for longest ago go first."""
+"""Bytes of all that is held of a store; the spaces asked for longest ago go first."""
 
 _FAR = np.iinfo(np.uint32).max
 
 
-class Sketch:
-    """The signs of one space's vectors under one embedder."""
+class _Held:
+    """One space's vectors under one embedder, by chunks: ``width`` numbers of a type stand for each."""
 
-    def __init__(self, dim: int, erasures: int):
+    def __init__(self, erasures: int, width: int, dtype: type[np.generic]):
         self.erasures = erasures
-        self._bytes = -(-dim // 64) * 8
-        self._middle: NDArray[np.float32] | None = None
         self._state: vec0_chunks.State = {}
         """What vec0 said of each chunk when it was read."""
         self._place: dict[int, int] = {}
         """Where each chunk lies in the arrays."""
         self._free: list[int] = []
-        self._signs = np.zeros((0, CHUNK, self._bytes // 8), np.uint64)
+        self._rows: NDArray[Any] = np.zeros((0, CHUNK, width), dtype)
         self._keys = np.zeros((0, CHUNK), np.int64)
         self._taken = np.zeros((0, CHUNK), bool)
 
     @property
     def nbytes(self) -> int:
         """Bytes of RAM."""
-        return int(self._signs.nbytes + self._keys.nbytes + self._taken.nbytes) + 700 * len(self._state)
+        return int(self._rows.nbytes + self._keys.nbytes + self._taken.nbytes) + 700 * len(self._state)
 
     def read(self, connection: sa.Connection, table: str, space_id: int) -> None:
         """Bring the sketch to the connection's snapshot."""
@@ -66,34 +64,69 @@ class Sketch:
             self._taken[self._place[gone]] = False
             self._free.append(self._place.pop(gone))
         changed = [chunk for chunk, one in now.items() if self._state.get(chunk) != one]
-        if self._middle is None:
-            self._middle = _mean(connection, table, {chunk: now[chunk] for chunk in changed[:200]})
+        self._begin(connection, table, {chunk: now[chunk] for chunk in changed})
         for chunk, vectors in vec0_chunks.vectors(connection, table, changed):
-            self._put(chunk, now[chunk], vectors - self._middle)
+            self._put(chunk, now[chunk], vectors)
 
-    def _put(self, chunk: int, state: bytes, centred: NDArray[np.float32]) -> None:
+    def _begin(self, connection: sa.Connection, table: str, changed: vec0_chunks.State) -> None:
+        """Before chunks are put."""
+
+    def _stand_for(self, vectors: NDArray[np.float32]) -> NDArray[Any]:
+        """What is held of vectors ``(n, dim)``."""
+        return vectors
+
+    def _put(self, chunk: int, state: bytes, vectors: NDArray[np.float32]) -> None:
         if chunk not in self._place:
             if not self._free:
                 self._grow()
             self._place[chunk] = self._free.pop()
         at = self._place[chunk]
-        self._signs[at] = signs(centred, self._bytes)
+        self._rows[at] = self._stand_for(vectors)
         self._taken[at], self._keys[at] = vec0_chunks.taken(state), vec0_chunks.keys(state)
         self._state[chunk] = state
 
     def _grow(self) -> None:
         old = len(self._keys)
         more = max(16, old // 4)
-        self._signs = np.concatenate([self._signs, np.zeros((more, *self._signs.shape[1:]), np.uint64)])
+        self._rows = np.concatenate([self._rows, np.zeros((more, *self._rows.shape[1:]), self._rows.dtype)])
         self._keys = np.concatenate([self._keys, np.zeros((more, CHUNK), np.int64)])
         self._taken = np.concatenate([self._taken, np.zeros((more, CHUNK), bool)])
         self._free.extend(range(old, old + more))
 
+
+class Vectors(_Held):
+    """The vectors themselves."""
+
+    def __init__(self, dim: int, erasures: int):
+        super().__init__(erasures, dim, np.float32)
+
+    def nearest(self, vector: bytes, limit: int) -> dict[int, float]:
+        """Cosine by memory key of the best ``limit``, best first."""
+        cosines = self._rows.reshape(-1, self._rows.shape[2]) @ np.frombuffer(vector, "<f4")
+        there = self._taken.reshape(-1)
+        return vec0_chunks.best(self._keys.reshape(-1)[there], cosines[there], limit)
+
+
+class Sketch(_Held):
+    """The signs of the vectors."""
+
+    def __init__(self, dim: int, erasures: int):
+        self._bytes = -(-dim // 64) * 8
+        self._middle: NDArray[np.float32] | None = None
+        super().__init__(erasures, self._bytes // 8, np.uint64)
+
+    def _begin(self, connection: sa.Connection, table: str, changed: vec0_chunks.State) -> None:
+        if self._middle is None:
+            self._middle = _mean(connection, table, dict(list(changed.items())[:200]))
+
+    def _stand_for(self, vectors: NDArray[np.float32]) -> NDArray[Any]:
+        assert self._middle is not None, "_begin has set it"
+        return signs(vectors - self._middle, self._bytes)
+
     def nearest(self, vector: bytes, count: int) -> list[int]:
         """Keys of the ``count`` memories whose signs differ least from the query's, in no order."""
-        assert self._middle is not None, "read before it is asked"
-        query = signs((np.frombuffer(vector, "<f4") - self._middle)[None], self._bytes)[0]
-        differ = np.bitwise_count(self._signs ^ query).sum(axis=2, dtype=np.uint32)
+        query = self._stand_for(np.frombuffer(vector, "<f4")[None])[0]
+        differ = np.bitwise_count(self._rows ^ query).sum(axis=2, dtype=np.uint32)
         differ[~self._taken] = _FAR
         there = int(self._taken.sum())
         if count < there:
@@ -121,36 +154,61 @@ def _mean(connection: sa.Connection, table: str, some: vec0_chunks.State) -> NDA
     return np.asarray(total / np.float32(max(count, 1)), np.float32)
 
 
+H = TypeVar("H", Vectors, Sketch)
+
+
 class _Shelf:
-    """The sketches of one store in this process."""
+    """What is held of one store in this process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.sketches: OrderedDict[tuple[str, int], Sketch] = OrderedDict()
+        self.held: OrderedDict[tuple[type, str, int], Vectors | Sketch] = OrderedDict()
 
-    def trim(self) -> None:
-        """Let the oldest go while there are too many; the last one stays."""
-        while len(self.sketches) > 1 and sum(sketch.nbytes for sketch in self.sketches.values()) > BUDGET:
-            self.sketches.popitem(last=False)
+    def take(self, kind: type[H], connection: sa.Connection, table: str, space_id: int, erasures: int, dim: int) -> H:
+        """What is held of a space, brought to the connection's snapshot."""
+        name = (kind, table, space_id)
+        held = self.held.get(name)
+        if not isinstance(held, kind) or held.erasures != erasures:
+            held = self.held[name] = kind(dim, erasures)
+        self.held.move_to_end(name)
+        held.read(connection, table, space_id)
+        while len(self.held) > 1 and sum(one.nbytes for one in self.held.values()) > BUDGET:
+            self.held.popitem(last=False)
+        return held
 
 
 _shelves: weakref.WeakKeyDictionary[Any, _Shelf] = weakref.WeakKeyDictionary()
 
 
-def candidates(
-    connection: sa.Connection, table: str, space_id: int, erasures: int, vector: bytes, count: int
-) -> list[int]:
-    """Keys of the ``count`` memories of a space that seem nearest to a vector, in no order.
+def _shelf(connection: sa.Connection) -> _Shelf:
+    return _shelves.setdefault(connection.engine.pool, _Shelf())
+
+
+def nearest(
+    connection: sa.Connection, table: str, space_id: int, erasures: int, vector: bytes, limit: int
+) -> dict[int, float]:
+    """Cosine by memory key of the best ``limit`` of a space, best first. Every vector is compared.
 
     ``erasures`` is the space's count of them, as of the connection's snapshot.
     """
-    shelf, name = _shelves.setdefault(connection.engine.pool, _Shelf()), (table, space_id)
+    shelf = _shelf(connection)
     with shelf.lock:  # also while it is asked: another thread may bring it to another snapshot
-        sketch = shelf.sketches.get(name)
-        if sketch is None or sketch.erasures != erasures:
-            sketch = shelf.sketches[name] = Sketch(len(vector) // 4, erasures)
-        shelf.sketches.move_to_end(name)
-        sketch.read(connection, table, space_id)
-        found = sketch.nearest(vector, count)
-        shelf.trim()
-    return found
+        held = shelf.take(Vectors, connection, table, space_id, erasures, len(vector) // 4)
+        return held.nearest(vector, limit)
+
+
+def candidates(
+    connection: sa.Connection, table: str, space_id: int, erasures: int, vector: bytes, count: int
+) -> list[int]:
+    """Keys of the ``count`` memories of a space that seem nearest to a vector, in no order; else as ``nearest``."""
+    shelf = _shelf(connection)
+    with shelf.lock:
+        held = shelf.take(Sketch, connection, table, space_id, erasures, len(vector) // 4)
+        return held.nearest(vector, count)
+
+
+def forget(connection: sa.Connection) -> None:
+    """Hold nothing any more, since vectors are erased. (Other processes notice when they next ask.)"""
+    shelf = _shelf(connection)
+    with shelf.lock:
+        shelf.held.clear()

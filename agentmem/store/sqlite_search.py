@@ -37,6 +37,10 @@ SHARDS = 64
 """FTS5 tables. More would be read by every process that opens the file, and written at a page each."""
 
 
+LEAST_HELD = 1000
+"""Vectors of a space from which on they are held in RAM; vec0 compares fewer in a millisecond."""
+
+
 def vec_table(model_id: int) -> str:
     """Name of the vec0 table of one embedder."""
     return f"vec_memory_{int(model_id)}"
@@ -161,13 +165,18 @@ def drop_vector_index(connection: sa.Connection, model_id: int) -> None:
 
 def put_vectors(connection: sa.Connection, model_id: int, rows: Sequence[tuple[int, int, bytes]]) -> None:
     """Write (memory key, space key, float32 vector); what was there of the same memories is replaced."""
-    remove_vectors(connection, model_id, [row[0] for row in rows])
+    _delete_vectors(connection, model_id, [row[0] for row in rows])
     insert = f"INSERT INTO {vec_table(model_id)}(memory_id, space_id, e) VALUES (?, ?, ?)"  # noqa: S608
     connection.exec_driver_sql(insert, list(rows))
 
 
 def remove_vectors(connection: sa.Connection, model_id: int, memory_ids: Sequence[int]) -> None:
-    """Take memories out of an embedder's vec0 table."""
+    """Take memories out of an embedder's vec0 table, and out of RAM."""
+    _delete_vectors(connection, model_id, memory_ids)
+    sketch.forget(connection)
+
+
+def _delete_vectors(connection: sa.Connection, model_id: int, memory_ids: Sequence[int]) -> None:
     delete = f"DELETE FROM {vec_table(model_id)} WHERE memory_id = ?"  # noqa: S608
     connection.exec_driver_sql(delete, [(key,) for key in memory_ids])
 
@@ -219,17 +228,16 @@ def dense_leg(
 ) -> dict[int, float]:
     """Cosine by memory key, best ``limit``; only of ``within`` when given.
 
-    vec0 compares those that ``within`` leaves. Without it all vectors of a space are compared, those of a large one
-    by their signs first (``sketch.py``).
+    vec0 compares those that ``within`` leaves, and all of a small space. Of others, vectors are held in RAM, of large
+    ones their signs, which choose candidates (``sketch.py``).
     """
-    if within is not None:
-        return _by_vec0(connection, space_id, model_id, vector, limit, within)
-    table, count = vec_table(model_id), limit * sketch.OVERSAMPLE
     totals = connection.execute(sa.select(Tally.memories, Tally.erasures).where(Tally.space_id == space_id)).first()
-    large = totals is not None and totals.memories >= sketch.LEAST
-    if totals is None or not large or len(vector) // 4 < sketch.LEAST_DIM or count > sketch.MOST:
-        return vec0_chunks.nearest(connection, table, space_id, vector, limit)
-    near = sketch.candidates(connection, table, space_id, totals.erasures, vector, count)
+    if within is not None or totals is None or totals.memories < LEAST_HELD:
+        return _by_vec0(connection, space_id, model_id, vector, limit, within)
+    of_space, count = (vec_table(model_id), space_id, totals.erasures, vector), limit * sketch.OVERSAMPLE
+    if totals.memories < sketch.LEAST or len(vector) // 4 < sketch.LEAST_DIM or count > sketch.MOST:
+        return sketch.nearest(connection, *of_space, limit)
+    near = sketch.candidates(connection, *of_space, count)
     listed = ", ".join(map(str, near))
     truth = f"SELECT memory_id, vec FROM embedding WHERE model_id = ? AND memory_id IN ({listed})"  # noqa: S608
     rows = connection.exec_driver_sql(truth, (model_id,)).all()
@@ -239,7 +247,7 @@ def dense_leg(
 
 
 def _by_vec0(
-    connection: sa.Connection, space_id: int, model_id: int, vector: bytes, limit: int, within: sa.Select[int]
+    connection: sa.Connection, space_id: int, model_id: int, vector: bytes, limit: int, within: sa.Select[int] | None
 ) -> dict[int, float]:
     key = sa.literal_column("memory_id", sa.Integer)
     query = (
@@ -248,9 +256,10 @@ def _by_vec0(
         .where(
             sa.text("e MATCH :vector AND k = :k AND space_id = :space").bindparams(
                 vector=vector, k=min(limit, KNN_MAX), space=space_id
-            ),
-            key.in_(within),
+            )
         )
     )
+    if within is not None:
+        query = query.where(key.in_(within))
     # Unit vectors: |a-b|^2 = 2 - 2cos.
     return {row[0]: 1.0 - row[1] ** 2 / 2.0 for row in connection.execute(query)}

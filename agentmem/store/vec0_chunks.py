@@ -1,7 +1,6 @@
-"""Reads vec0's own chunks, 64 vectors at a time, for whoever compares them faster than vec0 does.
+"""Reads vec0's own chunks, 64 vectors at a time, for ``sketch.py``, which compares them faster than vec0 does.
 
-vec0 0.1 compares number by number and sorts as it goes: 0.6 to 0.8 µs for a vector of 384 numbers. Read as arrays, the
-same vectors of 10,000 memories are compared in a third of the time, with the same result.
+vec0 0.1 compares number by number and sorts as it goes: 0.6 to 0.8 µs for each vector of 384 numbers.
 """
 
 from __future__ import annotations
@@ -45,18 +44,6 @@ def vectors(connection: sa.Connection, table: str, chunks: Iterable[int]) -> Ite
         rows = f"SELECT rowid, vectors FROM {table}_vector_chunks00 WHERE rowid IN ({listed})"  # noqa: S608
         for chunk, blob in connection.exec_driver_sql(rows):
             yield chunk, np.frombuffer(blob, "<f4").reshape(CHUNK, -1)
-
-
-def nearest(connection: sa.Connection, table: str, space_id: int, vector: bytes, limit: int) -> dict[int, float]:
-    """Cosine by memory key of the best ``limit`` of a space. Every vector is compared."""
-    query, chunks = np.frombuffer(vector, "<f4"), state(connection, table, space_id)
-    found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
-    for chunk, several in vectors(connection, table, chunks):
-        there = taken(chunks[chunk])
-        found.append((keys(chunks[chunk])[there], (several @ query)[there]))
-    if not found:
-        return {}
-    return best(np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found]), limit)
 
 
 def best(found: NDArray[np.int64], cosines: NDArray[np.float32], limit: int) -> dict[int, float]:

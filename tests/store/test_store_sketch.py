@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from store_world import ADA, BOB
 
-from agentmem.store import EmbedderId, NewMemory, ScopedMemories, Store, sketch, vec0_chunks
+from agentmem.store import EmbedderId, NewMemory, ScopedMemories, Store, sketch, sqlite_search
 from agentmem.store.places import find_place
 from agentmem.store.sqlite_search import dense_leg, vec_table
 
@@ -43,6 +43,12 @@ def ada(store: Store) -> ScopedMemories:
     handle.add([memory(number) for number in range(300)])
     store.scope(BOB).add([memory(number) for number in range(50)])
     return handle
+
+
+@pytest.fixture(autouse=True)
+def held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors are held of spaces as small as these."""
+    monkeypatch.setattr(sqlite_search, "LEAST_HELD", 1)
 
 
 @pytest.fixture
@@ -85,8 +91,12 @@ def test_every_vector_is_compared(ada: ScopedMemories, store: Store) -> None:
     assert next(iter(dense(store, unit(7)).values())) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("least", [1, 10_000], ids=["signs", "whole"])
 @pytest.mark.usefixtures("sketched")
-def test_a_sketch_follows_what_its_own_process_and_others_write(ada: ScopedMemories, store: Store, path: Path) -> None:
+def test_what_is_held_follows_what_its_own_process_and_others_write(
+    least: int, ada: ScopedMemories, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sketch, "LEAST", least)
     dice = random.Random(5)
     check(store, ada, 0)
     with Store.open(path, embedder=WIDE) as other:
@@ -110,10 +120,11 @@ def test_a_sketch_follows_what_its_own_process_and_others_write(ada: ScopedMemor
         assert store.verify().ok
 
 
+@pytest.mark.parametrize("least", [1, 10_000], ids=["signs", "whole"])
 def test_a_vector_that_is_replaced_in_its_place_is_noticed(
-    ada: ScopedMemories, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+    least: int, ada: ScopedMemories, store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sketch, "LEAST", 1)
+    monkeypatch.setattr(sketch, "LEAST", least)
     monkeypatch.setattr(sketch, "OVERSAMPLE", 1)  # so that the signs alone decide
     query = unit(700)
     before = ids(store, dense(store, query, limit=1))
@@ -149,7 +160,7 @@ def test_candidates_hold_nearly_all_true_neighbours(store: Store) -> None:
         held = hit = 0
         for seed in range(20):
             query = unit(5000 + seed)
-            true = vec0_chunks.nearest(connection, vec_table(1), place.space_id, query.tobytes(), 10)
+            true = sketch.nearest(connection, vec_table(1), place.space_id, 0, query.tobytes(), 10)
             near = sketch.candidates(connection, vec_table(1), place.space_id, 0, query.tobytes(), 200)
             assert len(near) == len(set(near)) == 200
             held, hit = held + len(true), hit + len(true.keys() & set(near))
@@ -166,7 +177,16 @@ def test_sketches_are_let_go_when_there_are_too_many(store: Store, monkeypatch: 
         handle = store.scope(scope)
         handle.add([memory(number) for number in range(100)])
         assert handle.search("", unit(3), top_k=1, threshold=None)[0].memory.text == "number 3"
-    assert len(sketch._shelves[pool].sketches) == 1
+    assert len(sketch._shelves[pool].held) == 1
+
+
+def test_nothing_is_held_of_what_was_deleted(ada: ScopedMemories, store: Store) -> None:
+    check(store, ada, 0)
+    with store.database.read() as connection:
+        shelf = sketch._shelves[connection.engine.pool]
+    assert len(shelf.held) == 1
+    ada.delete("7")
+    assert len(shelf.held) == 0
 
 
 def test_short_vectors_and_long_answers_are_compared_in_full(
