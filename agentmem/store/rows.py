@@ -141,13 +141,18 @@ def select_rows() -> sa.Select[Any]:
     )
 
 
+# Built once: building an expression costs more than running it.
+_KEYS: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
+_TAGS = sa.select(MemoryTag.memory_id, MemoryTag.tag).where(MemoryTag.memory_id.in_(_KEYS)).order_by(MemoryTag.tag)
+_ROWS = select_rows().where(MemoryRow.id.in_(_KEYS))
+
+
 def tags_of(connection: sa.Connection, memory_ids: Sequence[int]) -> dict[int, list[str]]:
     """Tags by memory key."""
     tags: dict[int, list[str]] = {}
     for start in range(0, len(memory_ids), SLICE):
         some = memory_ids[start : start + SLICE]
-        chosen = sa.select(MemoryTag.memory_id, MemoryTag.tag).where(MemoryTag.memory_id.in_(some))
-        for memory_id, tag in connection.execute(chosen.order_by(MemoryTag.tag)):
+        for memory_id, tag in connection.execute(_TAGS, {"keys": some}):
             tags.setdefault(memory_id, []).append(tag)
     return tags
 
@@ -190,7 +195,7 @@ def memories_of(
     found: dict[int, Memory] = {}
     for start in range(0, len(wanted), SLICE):
         some = wanted[start : start + SLICE]
-        rows = connection.execute(select_rows().where(MemoryRow.id.in_(some))).all()
+        rows = connection.execute(_ROWS, {"keys": some}).all()
         memories = to_memories(connection, rows, scope, now_us, half_life_us)
         found.update({row.id: memory for row, memory in zip(rows, memories, strict=True)})
     return found

@@ -30,6 +30,10 @@ DEFAULT_THRESHOLD = 3.0
 
 Scores = npt.NDArray[np.float64]
 
+# Built once: building an expression costs more than running it.
+_VECTORS = sa.select(Embedding.memory_id, Embedding.vec).where(
+    Embedding.model_id == sa.bindparam("model"), Embedding.memory_id.in_(sa.bindparam("keys", expanding=True))
+)
 _WORD = re.compile(r"\w+")
 
 
@@ -70,12 +74,7 @@ def cosines(connection: sa.Connection, model_id: int, vector: bytes, keys: Colle
     query, wanted = np.frombuffer(vector, "<f4"), list(keys)
     found: dict[int, float] = {}
     for start in range(0, len(wanted), SLICE):
-        some = wanted[start : start + SLICE]
-        rows = connection.execute(
-            sa.select(Embedding.memory_id, Embedding.vec).where(
-                Embedding.model_id == model_id, Embedding.memory_id.in_(some)
-            )
-        )
+        rows = connection.execute(_VECTORS, {"model": model_id, "keys": wanted[start : start + SLICE]})
         found.update({key: float(np.frombuffer(packed, "<f4") @ query) for key, packed in rows})
     return found
 
