@@ -46,7 +46,7 @@ def test_one_that_leaves_takes_nothing_of_its_neighbour(many: Store) -> None:
     first, neighbour = USERS[0], USERS[SHARDS]
     assert text_table(1) == text_table(1 + SHARDS)
     many.scope(first).forget_scope()
-    assert found(many, neighbour) == ["the boat of user 16"]
+    assert found(many, neighbour) == [f"the boat of user {SHARDS}"]
     assert many.verify().ok
 
 
