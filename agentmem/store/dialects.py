@@ -6,7 +6,7 @@ FTS5) and ``postgres.search`` (pgvector and tsvector).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Protocol
 
 import sqlalchemy as sa
@@ -68,8 +68,9 @@ class SearchEngine(Protocol):
         vector: bytes,
         limit: int,
         within: sa.Select[int] | None,
+        also: Set[int],
     ) -> dict[int, float]:
-        """Cosine by memory key, best ``limit``; only of ``within`` when given."""
+        """Cosine by memory key: the best ``limit``, only of ``within`` when given; and those of ``also``, exactly."""
 
 
 def on_postgres(connection: sa.Connection) -> bool:

@@ -16,8 +16,7 @@ import sqlalchemy as sa
 from agentmem.records import Explanation
 from agentmem.store.dialects import search_engine
 from agentmem.store.places import Place
-from agentmem.store.rows import SLICE
-from agentmem.store.schema import Embedding, MemoryRow
+from agentmem.store.schema import MemoryRow
 from agentmem.store.sqlite_search import KNN_MAX
 from agentmem.store.stopwords import STOP_WORDS
 
@@ -30,10 +29,6 @@ DEFAULT_THRESHOLD = 3.0
 
 Scores = npt.NDArray[np.float64]
 
-# Built once: building an expression costs more than running it.
-_VECTORS = sa.select(Embedding.memory_id, Embedding.vec).where(
-    Embedding.model_id == sa.bindparam("model"), Embedding.memory_id.in_(sa.bindparam("keys", expanding=True))
-)
 _WORD = re.compile(r"\w+")
 
 
@@ -67,16 +62,6 @@ def query_words(text: str) -> list[str]:
     """The words to look up: each once, no stop-words unless there are only stop-words, at most 48."""
     words = list(dict.fromkeys(_WORD.findall(text.lower())))
     return ([word for word in words if word not in STOP_WORDS] or words)[:MAX_WORDS]
-
-
-def cosines(connection: sa.Connection, model_id: int, vector: bytes, keys: Collection[int]) -> dict[int, float]:
-    """Exact cosines of memories that the lexical leg found and the dense leg did not return."""
-    query, wanted = np.frombuffer(vector, "<f4"), list(keys)
-    found: dict[int, float] = {}
-    for start in range(0, len(wanted), SLICE):
-        rows = connection.execute(_VECTORS, {"model": model_id, "keys": wanted[start : start + SLICE]})
-        found.update({key: float(np.frombuffer(packed, "<f4") @ query) for key, packed in rows})
-    return found
 
 
 def fuse(
@@ -147,8 +132,7 @@ def search(
     exhausted = len(lexical) < limit
     dense: dict[int, float] = {}
     if model_id is not None and vector is not None:
-        dense = engine.dense_leg(connection, place.space_id, model_id, vector, limit, within)
-        dense |= cosines(connection, model_id, vector, set(lexical) - set(dense))
+        dense = engine.dense_leg(connection, place.space_id, model_id, vector, limit, within, lexical.keys())
     for key in exclude:
         lexical.pop(key, None)
         dense.pop(key, None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Set
 from typing import Any, TypeVar
 
 import numpy as np
@@ -100,11 +101,11 @@ class Vectors(_Held):
     def __init__(self, dim: int, erasures: int):
         super().__init__(erasures, dim, np.float32)
 
-    def nearest(self, vector: bytes, limit: int) -> dict[int, float]:
-        """Cosine by memory key of the best ``limit``, best first."""
+    def nearest(self, vector: bytes, limit: int, also: Set[int]) -> dict[int, float]:
+        """Cosine by memory key of the best ``limit``, best first, and of ``also``."""
         cosines = self._rows.reshape(-1, self._rows.shape[2]) @ np.frombuffer(vector, "<f4")
         there = self._taken.reshape(-1)
-        return vec0_chunks.best(self._keys.reshape(-1)[there], cosines[there], limit)
+        return vec0_chunks.best(self._keys.reshape(-1)[there], cosines[there], limit, also)
 
 
 class Sketch(_Held):
@@ -185,16 +186,16 @@ def _shelf(connection: sa.Connection) -> _Shelf:
 
 
 def nearest(
-    connection: sa.Connection, table: str, space_id: int, erasures: int, vector: bytes, limit: int
+    connection: sa.Connection, table: str, space_id: int, erasures: int, vector: bytes, limit: int, also: Set[int]
 ) -> dict[int, float]:
-    """Cosine by memory key of the best ``limit`` of a space, best first. Every vector is compared.
+    """Cosine by memory key of the best ``limit`` of a space, best first, and of ``also``. Every vector is compared.
 
     ``erasures`` is the space's count of them, as of the connection's snapshot.
     """
     shelf = _shelf(connection)
     with shelf.lock:  # also while it is asked: another thread may bring it to another snapshot
         held = shelf.take(Vectors, connection, table, space_id, erasures, len(vector) // 4)
-        return held.nearest(vector, limit)
+        return held.nearest(vector, limit, also)
 
 
 def candidates(

@@ -11,18 +11,20 @@ in the file even with ``secure-delete``, and forgetting must be complete.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, TypeVar
 
 import numpy as np
 import sqlalchemy as sa
 
-from agentmem.store import sketch, vec0_chunks
+from agentmem.store import exact, sketch, vec0_chunks
 from agentmem.store.schema import MemoryRow, Space, Tally
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
 _SLICE = 500  # ids per statement
+# Built once: building an expression costs more than running it.
+_TOTALS = sa.select(Tally.memories, Tally.erasures).where(Tally.space_id == sa.bindparam("space"))
 
 KNN_MAX = 4096
 """Most neighbours that vec0 returns."""
@@ -225,25 +227,27 @@ def dense_leg(
     vector: bytes,
     limit: int,
     within: sa.Select[int] | None,
+    also: Set[int],
 ) -> dict[int, float]:
-    """Cosine by memory key, best ``limit``; only of ``within`` when given.
+    """Cosine by memory key: the best ``limit``, only of ``within`` when given; and those of ``also``, exactly.
 
     vec0 compares those that ``within`` leaves, and all of a small space. Of others, vectors are held in RAM, of large
     ones their signs, which choose candidates (``sketch.py``).
     """
-    totals = connection.execute(sa.select(Tally.memories, Tally.erasures).where(Tally.space_id == space_id)).first()
+    totals = connection.execute(_TOTALS, {"space": space_id}).first()
     if within is not None or totals is None or totals.memories < LEAST_HELD:
-        return _by_vec0(connection, space_id, model_id, vector, limit, within)
+        found = _by_vec0(connection, space_id, model_id, vector, limit, within)
+        return found | exact.cosines(connection, model_id, vector, also - found.keys())
     of_space, count = (vec_table(model_id), space_id, totals.erasures, vector), limit * sketch.OVERSAMPLE
     if totals.memories < sketch.LEAST or len(vector) // 4 < sketch.LEAST_DIM or count > sketch.MOST:
-        return sketch.nearest(connection, *of_space, limit)
-    near = sketch.candidates(connection, *of_space, count)
+        return sketch.nearest(connection, *of_space, limit, also)
+    near = also | set(sketch.candidates(connection, *of_space, count))
     listed = ", ".join(map(str, near))
     truth = f"SELECT memory_id, vec FROM embedding WHERE model_id = ? AND memory_id IN ({listed})"  # noqa: S608
     rows = connection.exec_driver_sql(truth, (model_id,)).all()
     vectors = np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), -1)
     keys = np.array([row[0] for row in rows], np.int64)
-    return vec0_chunks.best(keys, vectors @ np.frombuffer(vector, "<f4"), limit)
+    return vec0_chunks.best(keys, vectors @ np.frombuffer(vector, "<f4"), limit, also)
 
 
 def _by_vec0(

@@ -58,11 +58,11 @@ def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sketch, "OVERSAMPLE", 80)
 
 
-def dense(store: Store, query: np.ndarray, limit: int = 50) -> dict[int, float]:
+def dense(store: Store, query: np.ndarray, limit: int = 50, also: frozenset[int] = frozenset()) -> dict[int, float]:
     with store.database.read() as connection:
         place = find_place(connection, ADA)
         assert place is not None
-        return dense_leg(connection, place.space_id, 1, query.tobytes(), limit, None)
+        return dense_leg(connection, place.space_id, 1, query.tobytes(), limit, None, also)
 
 
 def expected(handle: ScopedMemories, query: np.ndarray, limit: int = 50) -> list[str]:
@@ -147,7 +147,7 @@ def test_an_older_snapshot_is_answered_as_it_was(ada: ScopedMemories, store: Sto
         ada.add([memory(400 + number) for number in range(100)])
         now = dense(store, query)
         assert next(iter(before)) not in now
-        assert dense_leg(old, place.space_id, 1, query.tobytes(), 50, None) == before
+        assert dense_leg(old, place.space_id, 1, query.tobytes(), 50, None, frozenset()) == before
     assert dense(store, query) == now
 
 
@@ -160,7 +160,7 @@ def test_candidates_hold_nearly_all_true_neighbours(store: Store) -> None:
         held = hit = 0
         for seed in range(20):
             query = unit(5000 + seed)
-            true = sketch.nearest(connection, vec_table(1), place.space_id, 0, query.tobytes(), 10)
+            true = sketch.nearest(connection, vec_table(1), place.space_id, 0, query.tobytes(), 10, frozenset())
             near = sketch.candidates(connection, vec_table(1), place.space_id, 0, query.tobytes(), 200)
             assert len(near) == len(set(near)) == 200
             held, hit = held + len(true), hit + len(true.keys() & set(near))
@@ -178,6 +178,22 @@ def test_sketches_are_let_go_when_there_are_too_many(store: Store, monkeypatch: 
         handle.add([memory(number) for number in range(100)])
         assert handle.search("", unit(3), top_k=1, threshold=None)[0].memory.text == "number 3"
     assert len(sketch._shelves[pool].held) == 1
+
+
+@pytest.mark.parametrize("least", [1, 10_000, None], ids=["signs", "whole", "vec0"])
+def test_those_that_words_found_are_compared_too(
+    least: int | None, ada: ScopedMemories, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if least is None:
+        monkeypatch.setattr(sqlite_search, "LEAST_HELD", 10_000)
+    else:
+        monkeypatch.setattr(sketch, "LEAST", least)
+    every = dense(store, unit(7), limit=300)
+    also = frozenset([next(iter(every)), list(every)[150], list(every)[299]])
+    found = dense(store, unit(7), limit=10, also=also)
+    assert list(found)[:10] == list(every)[:10]
+    assert found.keys() == set(list(every)[:10]) | also
+    assert found == pytest.approx({key: every[key] for key in found}, abs=1e-6)
 
 
 def test_nothing_is_held_of_what_was_deleted(ada: ScopedMemories, store: Store) -> None:

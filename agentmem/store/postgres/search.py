@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import numpy as np
 import sqlalchemy as sa
 from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY, TSVECTOR
 
+from agentmem.store import exact
 from agentmem.store.postgres import isolation
 from agentmem.store.schema import Embedding, MemoryRow
 
@@ -207,8 +208,9 @@ def dense_leg(
     vector: bytes,
     limit: int,
     within: sa.Select[int] | None,
+    also: Set[int],
 ) -> dict[int, float]:
-    """Cosine by memory key, best ``limit``; only of ``within`` when given."""
+    """Cosine by memory key: the best ``limit``, only of ``within`` when given; and those of ``also``, exactly."""
     query = np.frombuffer(vector, "<f4")
     table = _vectors(model_id, query.size)
     mine = [table.c.space_id == space_id]
@@ -229,7 +231,8 @@ def dense_leg(
     rows = connection.execute(truth.where(Embedding.model_id == model_id))
     cosines = {key: float(np.frombuffer(packed, "<f4") @ query) for key, packed in rows}
     best = sorted(cosines, key=lambda key: (-cosines[key], -key))[:limit]
-    return {key: cosines[key] for key in best}
+    found = {key: cosines[key] for key in best}
+    return found | exact.cosines(connection, model_id, vector, also - found.keys())
 
 
 def _vectors(model_id: int, dim: int) -> sa.Table:
