@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
+import shutil
+from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -17,6 +19,9 @@ from agentmem.store.postgres.engine import PostgresDatabase
 
 HEAD = "0006"
 """The newest revision in ``migrations/versions``. Revisions are numbered, so that newer can be told from unknown."""
+
+_NEW = 2**20
+"""Bytes of a file that was being created: only then does a store have a journal of the kind that is rolled back."""
 
 _MAGIC = b"SQLite format 3\0"
 
@@ -95,7 +100,18 @@ def _revision(path: Path) -> str | None:
         how = "mode=ro" if log.stat().st_size else "immutable=1"
     except FileNotFoundError:
         how = "immutable=1"
-    with closing(driver.connect(f"file:{quote(str(path))}?{how}", uri=True)) as connection:
+    journal = Path(f"{path}-journal")
+    # The power went in the very first write, and the file is whole only after a roll-back: a copy is rolled back.
+    if journal.exists() and path.stat().st_size <= _NEW:
+        with suppress(FileNotFoundError), TemporaryDirectory(prefix="agentmem-") as folder:
+            for one in (path, journal):
+                shutil.copy(one, folder)
+            return _read_revision(path, f"file:{quote(str(Path(folder) / path.name))}?mode=rw")
+    return _read_revision(path, f"file:{quote(str(path))}?{how}")
+
+
+def _read_revision(path: Path, where: str) -> str | None:
+    with closing(driver.connect(where, uri=True)) as connection:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables == 0:  # a process died while it created the file
             return None

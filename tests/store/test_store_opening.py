@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -337,3 +339,27 @@ def test_nobody_else_can_read_a_store(path: Path) -> None:
         files = [file for file in path.parent.iterdir() if file.is_file()]
         assert {file.name for file in files} >= {"memory.db", "memory.db-wal"}
         assert {file.stat().st_mode & 0o077 for file in files} == {0}
+
+
+_FIRST_WRITE = """
+import os, sys
+from pysqlite3 import dbapi2
+store = dbapi2.connect(sys.argv[1], isolation_level=None)
+store.executescript("PRAGMA cache_size=1; CREATE TABLE t(x); DROP TABLE t")
+store.execute("BEGIN IMMEDIATE")
+store.execute("CREATE TABLE t(x)")
+for _ in range(50):
+    store.execute("INSERT INTO t VALUES (zeroblob(4000))")
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_first_write_that_lost_power_is_rolled_back(path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _FIRST_WRITE, str(path)], check=False)
+    journal, log = Path(f"{path}-journal"), Path(f"{path}-wal")
+    assert journal.stat().st_size
+    log.write_bytes(bytes(32))  # as the disk may have it: later calls first
+    with Store.open(path, embedder=EMBEDDER) as store:
+        store.scope(ADA).add([new("something")])
+        assert store.verify().ok
+    assert not journal.exists()
