@@ -58,7 +58,7 @@ class _Held:
         return int(self._rows.nbytes + self._keys.nbytes + self._taken.nbytes) + 700 * len(self._state)
 
     def read(self, connection: sa.Connection, table: str, space_id: int) -> None:
-        """Bring the sketch to the connection's snapshot."""
+        """Bring what is held to the connection's snapshot."""
         now = vec0_chunks.state(connection, table, space_id)
         for gone in self._state.keys() - now.keys():
             del self._state[gone]
@@ -201,7 +201,10 @@ def nearest(
 def candidates(
     connection: sa.Connection, table: str, space_id: int, erasures: int, vector: bytes, count: int
 ) -> list[int]:
-    """Keys of the ``count`` memories of a space that seem nearest to a vector, in no order; else as ``nearest``."""
+    """Keys of the ``count`` memories of a space that seem nearest to a vector, in no order.
+
+    ``erasures`` as in ``nearest``.
+    """
     shelf = _shelf(connection)
     with shelf.lock:
         held = shelf.take(Sketch, connection, table, space_id, erasures, len(vector) // 4)

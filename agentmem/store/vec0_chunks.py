@@ -46,9 +46,7 @@ def vectors(connection: sa.Connection, table: str, chunks: Iterable[int]) -> Ite
             yield chunk, np.frombuffer(blob, "<f4").reshape(CHUNK, -1)
 
 
-def best(
-    found: NDArray[np.int64], cosines: NDArray[np.float32], limit: int, also: Set[int] = frozenset()
-) -> dict[int, float]:
+def best(found: NDArray[np.int64], cosines: NDArray[np.float32], limit: int, also: Set[int]) -> dict[int, float]:
     """The ``limit`` of the largest cosines, best first, the older of equals first; then those of ``also``."""
     if limit < len(found):
         chosen = np.argpartition(-cosines, limit)[:limit]
