@@ -32,15 +32,17 @@ from agentmem.records import (
     Scope,
     Stats,
     Tier,
+    ToolCall,
     Usage,
 )
 
 if TYPE_CHECKING:
-    from agentmem.conversation import Conversation, ReplyStream
+    from agentmem.conversation import Conversation
     from agentmem.llm import MemoryLLM
     from agentmem.memories import Memories
     from agentmem.recipes import MemLong, Memory3, Parallel
     from agentmem.store import EvictionPolicy
+    from agentmem.turns import ReplyStream
 
 __all__ = [
     "AgentMemError",
@@ -76,6 +78,7 @@ __all__ = [
     "StoreUnavailable",
     "StreamChanged",
     "Tier",
+    "ToolCall",
     "UnsupportedModel",
     "Usage",
 ]
@@ -88,7 +91,7 @@ _LATE = {
     "Memory3": "agentmem.recipes",
     "MemoryLLM": "agentmem.llm",
     "Parallel": "agentmem.recipes",
-    "ReplyStream": "agentmem.conversation",
+    "ReplyStream": "agentmem.turns",
 }
 
 

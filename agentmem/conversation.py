@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from pydantic import ValidationError
-
-from agentmem.errors import InvalidInput
+from agentmem.errors import InvalidInput, NotFound
 from agentmem.memories import Memories
 from agentmem.model.generation import UNCHANGED, Generation, OnStride, Sampling
 from agentmem.reader import Recalled
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
 from agentmem.text import check_text
+from agentmem.store.known import ever_stored
+from agentmem.tools import check_tools, offer
+from agentmem.turns import ReplyStream, TurnRequest, answer, branch, check_dialogue, said, with_ids, words
 from agentmem.window import Window, fit
-from agentmem.writer import Turn
+from agentmem.writer import Turn, chunk_id
 
 if TYPE_CHECKING:
     from agentmem.llm import MemoryLLM
@@ -29,55 +29,13 @@ if TYPE_CHECKING:
 RESUMED_CHUNKS = 64
 """Newest chunks of a session that is opened again, from which its window is made."""
 
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+
+RECOGNISED = 500
+"""Turns of a resent list that are looked up at once."""
+
 QUERY_CHARACTERS = 1000
 """Recall looks for what the end of the newest message is about."""
-
-
-@dataclass(frozen=True)
-class TurnRequest:
-    """What ``stream`` was asked for, checked. ``budget`` and ``max_new_tokens`` are tokens of prompt and reply."""
-
-    system: Message | None
-    messages: list[Message]
-    seed_of_ids: str | None
-    budget: int
-    max_new_tokens: int
-    sampling: Sampling
-    stop: tuple[str, ...]
-
-
-class ReplyStream:
-    """The reply as it is generated: iterate for pieces of text; ``reply`` is whole once they have run out.
-
-    ``close`` (or leaving the ``with`` block) stops the generation; what was said until then is remembered.
-    """
-
-    def __init__(self, turn: Generator[str, None, None], done: list[Reply]):
-        self._turn = turn
-        self._done = done
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._turn)
-
-    def close(self) -> None:
-        """Stop generating."""
-        self._turn.close()
-
-    def __enter__(self) -> ReplyStream:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    @property
-    def reply(self) -> Reply:
-        """The whole reply. Raises InvalidInput while pieces are still to come."""
-        if not self._done:
-            raise InvalidInput("the reply is not complete: iterate over the stream to its end, or close it, first")
-        return self._done[0]
 
 
 class Conversation:
@@ -100,8 +58,9 @@ class Conversation:
         """Memory ids by turn id, of what this conversation wrote."""
         self._lock = threading.Lock()
         self._speaking: int | None = None
-        if resume:
-            self._resume()
+        if resume:  # a session goes on where it stopped: its newest turns are the window again
+            newest = self._newest()
+            self._past = branch(newest, newest[-1][1]) if newest else []
 
     # ------------------------------------------------------------------------------------------------ what users call
 
@@ -111,9 +70,12 @@ class Conversation:
         ``message`` is the new user message, or the whole message list: then the list is the dialogue so far, its
         recent end is the window, everything older is read as memory, and what was stored before is not stored again.
 
-        Options: ``max_new_tokens``, ``temperature`` (0 is greedy), ``top_p``, ``top_k_tokens``, ``seed``, ``stop``.
+        Options: ``max_new_tokens``, ``temperature`` (0 is greedy), ``top_p``, ``top_k_tokens``, ``seed``, ``stop``;
+        ``tools``, offered in OpenAI's form; ``after``, the ``Reply.turn`` of this session that the message (or the
+        list, then of new messages only) follows; ``remember``, False to read memories and store nothing.
 
-        Raises InvalidInput for text or options that cannot be used, StoreError when the turn could not be stored.
+        Raises InvalidInput for text or options that cannot be used, NotFound for a turn that is not (or no longer)
+        stored, StoreError when the turn could not be stored.
         """
         stream = self.stream(message, **options)
         for _ in stream:
@@ -134,9 +96,16 @@ class Conversation:
         top_k_tokens: int = 0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
+        after: str | None = None,
+        remember: bool = True,
     ) -> ReplyStream:
         """``chat``, piece by piece. Bad input raises here, not at the first piece."""
-        system, messages, seed_of_ids = self._dialogue(message)
+        system, messages = check_dialogue(message, self.system)
+        offered = check_tools(tools)
+        if offered:
+            text = offer(offered, "" if system is None else system.content)
+            system = Message(role=Role.SYSTEM, content=text)
         sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k_tokens, seed=seed)
         limit = self._llm.max_new_tokens if max_new_tokens is None else max_new_tokens
         most = self._llm.model.max_positions - 1
@@ -146,19 +115,30 @@ class Conversation:
         if not all(isinstance(one, str) and one for one in stops):
             raise InvalidInput(f"stop must be one or more non-empty strings, not {stop!r}")
         done: list[Reply] = []
-        budget = min(most + 1 - limit, self._llm.window_tokens)
-        request = TurnRequest(system, messages, seed_of_ids, budget, limit, sampling, stops)
-        return ReplyStream(self._turn(request, done), done)
+        request = TurnRequest(
+            system=system,
+            messages=messages,
+            whole=after is None and not isinstance(message, str),
+            after=after,
+            budget=min(most + 1 - limit, self._llm.window_tokens),
+            max_new_tokens=limit,
+            sampling=sampling,
+            stop=stops,
+            tools=tuple(tool["function"]["name"] for tool in offered),
+            remember=remember,
+        )
+        return ReplyStream(self._turn(request, done), done, request.cancel)
 
     # ------------------------------------------------------------------------------------------------ one turn
 
     def _turn(self, request: TurnRequest, done: list[Reply]) -> Generator[str, None, None]:
         llm = self._llm
         with self._one_at_a_time():
-            past = self._known(request.messages, request.seed_of_ids)
+            past = self._known(request)
             window = fit(request.system, [message for message, _ in past], llm.model.chat.render, request.budget)
             # What the window does not show must be memory before it is needed.
-            self._store(past if window.cut_characters else past[: len(past) - window.kept])
+            if request.remember:
+                self._store(past if window.cut_characters else past[: len(past) - window.kept])
             starts, recalls = self._recall_prompt(past, window)
             generation = llm.model.generate(
                 window.prompt,
@@ -168,12 +148,18 @@ class Conversation:
                 max_new_tokens=request.max_new_tokens,
                 sampling=request.sampling,
                 stop=request.stop,
+                cancel=request.cancel,
             )
+            shown = 0
             try:
-                yield from without_leading_space(generation)
+                for piece in words(generation, request):
+                    shown += len(piece)
+                    yield piece
             finally:  # also when the consumer closes the stream: what was said so far is remembered
                 generation.close()
-                done.append(self._finish(past, window, recalls, generation))
+                done.append(self._finish(request, past, window, recalls, generation))
+            if rest := done[0].text[shown:]:  # it looked like a call of a tool, and was none
+                yield rest
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
@@ -187,50 +173,58 @@ class Conversation:
             finally:
                 self._speaking = None
 
-    def _resume(self) -> None:
-        """Take up a session where it stopped: its newest turns are the window again."""
+    def _newest(self, before: str | None = None) -> list[tuple[Message, str]]:
+        """The newest turns of this session that are stored, in order; those up to ``before``, if it is one of them."""
+        chunks = self._handle.list(sort="-created_at", limit=1, turns=[before]) if before else []
         turns: dict[str, list[Memory]] = {}
-        for memory in reversed(self._handle.list(sort="-created_at", limit=RESUMED_CHUNKS, session=self.session)):
+        newest = self._handle.list(
+            sort="-created_at",
+            limit=RESUMED_CHUNKS,
+            session=self.session,
+            until=chunks[0].created_at + timedelta(microseconds=1) if chunks else _END_OF_TIME,
+        )
+        for memory in reversed(newest):
             turns.setdefault(memory.turn, []).append(memory)
+        found = []
         for turn, chunks in turns.items():
             chunks.sort(key=lambda chunk: chunk.chunk_no)
-            said = Message(role=chunks[0].role, content="".join(chunk.text for chunk in chunks))
-            self._past.append((said, turn))
+            text = "".join(chunk.text for chunk in chunks)
+            found.append((Message(role=chunks[0].role, content=text), turn))
             self._stored[turn] = [chunk.id for chunk in chunks]
+        return found
 
-    def _dialogue(
-        self, message: str | Sequence[Message | dict[str, Any]]
-    ) -> tuple[Message | None, list[Message], str | None]:
-        """System message, messages, and what turn ids derive from (None: the messages continue this conversation)."""
-        if isinstance(message, str):
-            return self.system, [Message(role=Role.USER, content=check_text(message, "message"))], None
-        if not isinstance(message, Sequence) or not message:
-            raise InvalidInput(f"message must be a str or a non-empty list of messages, not {message!r:.80}")
-        try:
-            messages = [m if isinstance(m, Message) else Message.model_validate(m) for m in message]
-        except ValidationError as error:
-            raise InvalidInput(f"a message is not in the form {{'role': ..., 'content': ...}}: {error}") from error
-        for m in messages:
-            check_text(m.content, f"content of a {m.role} message")
-        system = self.system
-        if messages[0].role is Role.SYSTEM:
-            system, *messages = messages
-        if not messages or any(m.role is Role.SYSTEM for m in messages):
-            raise InvalidInput(
-                "a message list has at most one system message, at its start, and at least one other message"
-            )
-        return system, messages, self.session
-
-    def _known(self, messages: list[Message], seed_of_ids: str | None) -> list[tuple[Message, str]]:
+    def _known(self, request: TurnRequest) -> list[tuple[Message, str]]:
         """The dialogue so far with turn ids: each the hash of everything up to it, so a resent list keeps them."""
-        if seed_of_ids is None:
-            past, at = list(self._past), self._past[-1][1] if self._past else self._seed
-        else:
-            past, at = [], seed_of_ids
-        for message in messages:
-            at = next_id(at, message)
-            past.append((message, at))
-        return past
+        if request.whole:
+            past = with_ids(request.messages, self.session)
+            self._recognise(past)
+            return past
+        past = self._up_to(request.after)
+        return [*past, *with_ids(request.messages, past[-1][1] if past else self._seed)]
+
+    def _up_to(self, turn: str | None) -> list[tuple[Message, str]]:
+        """The window's messages up to a turn of this session (None: the newest)."""
+        if turn is None or (self._past and self._past[-1][1] == turn):
+            return list(self._past)
+        turns = self._newest(before=turn)
+        if all(id != turn for _, id in turns):
+            raise NotFound(f"no turn {turn!r} in this session")
+        return branch(turns, turn)
+
+    def _recognise(self, turns: Sequence[tuple[Message, str]]) -> None:
+        """Note which turns of a resent list were stored before, so that they are neither embedded nor stored again.
+
+        One that was forgotten or evicted since stays so.
+        """
+        new = [turn for _, turn in turns if turn not in self._stored]
+        for start in range(0, len(new), RECOGNISED):
+            some = new[start : start + RECOGNISED]
+            known = ever_stored(self._llm.store, self._handle.scope, [chunk_id(turn, 0) for turn in some])
+            self._stored.update({turn: [] for turn in some if chunk_id(turn, 0) in known})
+        # Only what the window may show has to be known chunk by chunk: it is not recalled as well.
+        shown = [turn for turn in new[-RESUMED_CHUNKS:] if turn in self._stored]
+        for memory in self._handle.list(limit=len(shown) * RESUMED_CHUNKS, turns=shown) if shown else ():
+            self._stored[memory.turn].append(memory.id)
 
     def _recall(
         self,
@@ -282,48 +276,40 @@ class Conversation:
             self._stored.setdefault(memory.turn, []).append(memory.id)
 
     def _finish(
-        self, past: list[tuple[Message, str]], window: Window, recalls: list[Recalled], generation: Generation
+        self,
+        request: TurnRequest,
+        past: list[tuple[Message, str]],
+        window: Window,
+        recalls: list[Recalled],
+        generation: Generation,
     ) -> Reply:
         """Store the turn and the reply, credit the memories that were read, and move the window on."""
         reads = _reads(recalls, generation)
-        text = generation.text.strip()
-        said = Message(role=Role.ASSISTANT, content=text)
-        turns = [*past, (said, next_id(past[-1][1], said))] if text else past
-        self._store(turns)
-        self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
-        self._past = turns[-(window.kept + 1) :]
+        text, calls = answer(generation, request)
+        turns = [*past, *with_ids(said(text, calls), past[-1][1])]
         notes = [note for recalled in recalls for note in recalled.notes]
         if window.cut_characters:
+            readable = "readable as memory only" if request.remember else "not read"
             notes.append(
-                f"the message is longer than the window: its first {window.cut_characters} characters "
-                "were readable as memory only"
+                f"the message is longer than the window: its first {window.cut_characters} characters were {readable}"
             )
+        if request.remember:
+            self._store(turns)
+            self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
+            self._past = turns[-(window.kept + 1) :]
         return Reply(
             text=text,
+            tool_calls=calls,
             memories=tuple(reads),
-            finish_reason=generation.finish_reason,
+            finish_reason="tool_calls" if calls else generation.finish_reason,
             usage=Usage(
                 prompt_tokens=len(window.prompt),
                 completion_tokens=len(generation.token_ids),
                 memory_tokens=max(recalled.n_tokens for recalled in recalls),
             ),
+            turn=turns[-1][1],
             notes=tuple(dict.fromkeys(notes)),
         )
-
-
-def without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces without the space that many chat templates put before an answer."""
-    begun = False
-    for piece in pieces:
-        piece = piece if begun else piece.lstrip()
-        if piece:
-            begun = True
-            yield piece
-
-
-def next_id(previous: str, message: Message) -> str:
-    """A turn's id: the chained hash of the dialogue up to it, 128 bits in hex."""
-    return hashlib.sha256(f"{previous}\x00{message.role}\x00{message.content.strip()}".encode()).hexdigest()[:32]
 
 
 def _reads(recalls: Sequence[Recalled], generation: Generation) -> list[MemoryRead]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 
@@ -25,7 +26,9 @@ from agentmem.records import Scope
 from agentmem.retrieval import Embedder, get_embedder
 from agentmem.store import EmbedderId, EvictionPolicy, HotTier, Store
 from agentmem.store.codec import CODECS, PQ
+from agentmem.store.inputs import Vector
 from agentmem.streaming import StreamConversation
+from agentmem.text import check_text
 from agentmem.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -96,6 +99,8 @@ class MemoryLLM:
         self.model = LocalModel.load(
             bundled_model() if model is None or model == BUNDLED else model, device=device, dtype=_torch_dtype(dtype)
         )
+        self.name = BUNDLED if model is None else Path(model).name if Path(model).is_dir() else str(model)
+        """What the model is called: its hub id, or the name of its folder."""
         self.recipe: Recipe | StreamRecipe = get_recipe(recipe)
         self.recipe.check(self.model)
         embedding = get_embedder(embedder, self.model)
@@ -139,6 +144,15 @@ class MemoryLLM:
         if isinstance(self.recipe, StreamRecipe):
             return StreamConversation(self, self.recipe, scope, name, system)
         return Conversation(self, scope, name, system, resume=session is not None)
+
+    def embed(self, texts: Sequence[str]) -> tuple[Vector, int]:
+        """Vectors of texts as recall sees them: float32 (n, dim), each of length 1; and how many tokens they have.
+
+        Raises InvalidInput for a text that cannot be used.
+        """
+        checked = [check_text(text) for text in texts]
+        vectors = self.writer.embedder.embed(checked)
+        return np.asarray(vectors, dtype=np.float32), sum(len(self.model.chat.encode(text)) for text in checked)
 
     def layout(self, plan: StreamPlan) -> Layout:
         """Sizes of a stream's blocks; found once per plan."""

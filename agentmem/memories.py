@@ -68,7 +68,7 @@ class Memories:
 
         Sort by created_at, last_used, uses, attention, frequency, n_tokens or kv_bytes; '-' for descending.
 
-        Filters: role, tags, tier, session, since, until, pinned, min_uses.
+        Filters: role, tags, tier, session, since, until, pinned, min_uses, turns.
         """
         return self._handle.list(sort=sort, limit=limit, offset=offset, **filters)
 

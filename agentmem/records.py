@@ -133,16 +133,27 @@ class Usage(Record):
     memory_tokens: int
 
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
+
+
+class ToolCall(Record):
+    """One call that the model asks for: a tool's name and its arguments."""
+
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 class Reply(Record):
     """One turn's answer and what was read to give it."""
 
     text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the model asks for, where ``chat`` was given tools; the results follow as messages of role ``tool``."""
     memories: tuple[MemoryRead, ...] = ()
     finish_reason: FinishReason = "stop"
     usage: Usage
+    turn: str = ""
+    """Id of the dialogue's last turn, this reply's own unless it is empty: ``chat(..., after=turn)`` goes on there."""
     notes: tuple[str, ...] = ()
     """Anything that a user should know: KV rebuilt, text cut from the window, an index re-embedded."""
 

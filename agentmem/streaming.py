@@ -12,12 +12,13 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from agentmem.conversation import Conversation, TurnRequest, next_id, without_leading_space
-from agentmem.errors import PayloadDamaged, StoreBusy, StoreFull, StreamChanged
+from agentmem.conversation import Conversation
+from agentmem.errors import InvalidInput, PayloadDamaged, StoreBusy, StoreFull, StreamChanged
 from agentmem.model.generation import Generation
 from agentmem.model.stream import Stream
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
 from agentmem.store import StoredStream
+from agentmem.turns import TurnRequest, answer, said, with_ids, words
 
 if TYPE_CHECKING:
     from agentmem.llm import MemoryLLM
@@ -54,6 +55,8 @@ class StreamConversation(Conversation):
     # ------------------------------------------------------------------------------------------------ one turn
 
     def _turn(self, request: TurnRequest, done: list[Reply]) -> Generator[str, None, None]:
+        if not request.remember:
+            raise InvalidInput("a stream recipe remembers every turn; use another recipe for remember=False")
         with self._one_at_a_time(), self._whole_or_not():
             past, prompt = self._prepare(request)
             stream = self._running
@@ -64,18 +67,24 @@ class StreamConversation(Conversation):
                 max_new_tokens=request.max_new_tokens,
                 sampling=request.sampling,
                 stop=request.stop,
+                cancel=request.cancel,
             )
+            shown = 0
             try:
-                yield from without_leading_space(generation)
+                for piece in words(generation, request):
+                    shown += len(piece)
+                    yield piece
             finally:
                 generation.close()
-                done.append(self._finish_turn(past, prompt, at, generation))
+                done.append(self._finish_turn(request, past, prompt, at, generation))
+            if rest := done[0].text[shown:]:
+                yield rest
 
     def _prepare(self, request: TurnRequest) -> tuple[list[tuple[Message, str]], list[int]]:
         """Read everything up to the last token of the prompt. Returns all turns, and the prompt's ids."""
         for attempt in range(2):
             self._open()
-            past = self._known(request.messages, request.seed_of_ids)
+            past = self._known(request)
             turns, fed = [turn for _, turn in past], [turn for turn, _ in self._fed]
             if len(turns) == len(fed) or turns[: len(fed)] != fed:
                 self._restart()
@@ -120,16 +129,19 @@ class StreamConversation(Conversation):
         return rendered()
 
     def _finish_turn(
-        self, past: list[tuple[Message, str]], prompt: list[int], at: int, generation: Generation
+        self,
+        request: TurnRequest,
+        past: list[tuple[Message, str]],
+        prompt: list[int],
+        at: int,
+        generation: Generation,
     ) -> Reply:
         """Store the turn and the reply, then the stream that holds both."""
         stream = self._running
-        text = generation.text.strip()
-        turns = list(past)
+        text, calls = answer(generation, request)
+        turns = [*past, *with_ids(said(text, calls), past[-1][1])]
         self._unfed = generation.token_ids[max(0, stream.n_tokens - at) :]
-        if text:
-            said = Message(role=Role.ASSISTANT, content=text)
-            turns.append((said, next_id(past[-1][1], said)))
+        if len(turns) > len(past):
             self._fed.append((turns[-1][1], at))
         self._store(turns)
         self._past = turns
@@ -140,13 +152,15 @@ class StreamConversation(Conversation):
         blocks = {block for heads in stream.retrieved.values() for head in heads for block in head}
         return Reply(
             text=text,
+            tool_calls=calls,
             memories=tuple(reads),
-            finish_reason=generation.finish_reason,
+            finish_reason="tool_calls" if calls else generation.finish_reason,
             usage=Usage(
                 prompt_tokens=len(prompt),
                 completion_tokens=len(generation.token_ids),
                 memory_tokens=len(blocks) * stream.plan.block_size,
             ),
+            turn=turns[-1][1],
             notes=notes,
         )
 

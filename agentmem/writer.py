@@ -27,6 +27,11 @@ BATCH = 16
 """Chunks encoded in one forward pass."""
 
 
+def chunk_id(turn: str, number: int) -> str:
+    """Id of the memory that a turn's chunk becomes."""
+    return f"{turn}-{number}"
+
+
 @dataclass(frozen=True)
 class Turn:
     """One message to be remembered."""
@@ -87,7 +92,7 @@ class Writer:
         vectors = self.embedder.embed([chunk.text for _, _, chunk in cut])
         return [
             NewMemory(
-                id=f"{turn.id}-{number}",
+                id=chunk_id(turn.id, number),
                 text=chunk.text,
                 role=turn.role,
                 turn=turn.id,

@@ -23,10 +23,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FLOORS = {
     **dict.fromkeys(["__main__", "cli", "evaluation", "server"], 4),
     **dict.fromkeys(
-        ["__init__", "llm", "conversation", "memories", "reader", "streaming", "training", "writer", "window"], 3
+        ["__init__", "llm", "conversation", "memories", "reader", "streaming", "training", "turns", "writer", "window"],
+        3,
     ),
     **dict.fromkeys(["ingest", "packing", "rebuild"], 3),
-    **dict.fromkeys(["recipes", "retrieval", "store", "chunking"], 2),
+    **dict.fromkeys(["recipes", "retrieval", "store", "chunking", "tools"], 2),
     **dict.fromkeys(["model"], 1),
     **dict.fromkeys(["records", "errors", "text"], 0),
 }

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from agentmem.cli import browse, change, chat, demo, doctor, evaluate, ingest, store, train, upkeep
+from agentmem.cli import browse, change, chat, demo, doctor, evaluate, ingest, serve, store, train, upkeep
 from agentmem.cli.errors import Commands
 
 app = typer.Typer(
@@ -35,12 +35,14 @@ app.add_typer(memories)
 app.add_typer(stores)
 app.add_typer(evaluate.app)
 app.add_typer(train.app)
+app.add_typer(serve.keys_app)
 
 app.command("demo")(demo.demo)
 app.command("demo-day", hidden=True)(demo.demo_day)
 app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
 app.command("ingest")(ingest.ingest)
+app.command("serve")(serve.serve)
 memories.command("list")(browse.list_memories)
 memories.command("show")(browse.show)
 memories.command("search")(browse.search)

@@ -98,14 +98,16 @@ class Request:
     pad_id: int
     context: Feedable | None = None
     """A context that keeps itself, in place of the model's own cache."""
+    cancel: threading.Event = field(default_factory=threading.Event)
+    """Set it, from any thread, to stop at the next token."""
 
 
 @dataclass(eq=False)
 class _Run:
     """What worker and consumer share. It holds no reference to Generation, so a dropped Generation ends its run."""
 
+    cancel: threading.Event
     pieces: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
-    cancel: threading.Event = field(default_factory=threading.Event)
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason = "length"
     shares: tuple[tuple[Placed, Tensor], ...] = ()
@@ -121,7 +123,7 @@ class Generation:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, lock: AbstractContextManager[Any], request: Request
     ) -> None:
-        self._run = _Run()
+        self._run = _Run(request.cancel)
         self._parts: list[str] = []
         self._thread = threading.Thread(
             target=_work, args=(self._run, model, tokenizer, lock, request), name="agentmem-generate"

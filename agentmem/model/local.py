@@ -310,6 +310,7 @@ class LocalModel:
         max_new_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        cancel: threading.Event | None = None,
     ) -> Generation:
         """Begin to generate, in a thread of its own, while reading ``placed``.
 
@@ -318,7 +319,7 @@ class LocalModel:
         ``placed``.
 
         ``on_stride`` is called in that thread after every ``stride`` generated tokens and says what to read from there
-        on: a Placed, None (nothing), or UNCHANGED. It may run this model.
+        on: a Placed, None (nothing), or UNCHANGED. It may run this model. Setting ``cancel`` stops at the next token.
 
         Raises:
             InvalidInput: prompt and answer do not fit into ``max_positions``, unknown ids, or a number out of range.
@@ -348,6 +349,7 @@ class LocalModel:
             stop_ids=self.chat.stop_ids,
             stop_strings=(*stop, *self.chat.stop_strings),
             pad_id=0 if pad is None else pad,
+            cancel=cancel or threading.Event(),
         )
         return Generation(self.model, self.tokenizer, self.lock, request)
 

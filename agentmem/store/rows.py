@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from agentmem.errors import InvalidInput
 from agentmem.records import Memory, Role, Scope, Tier
 from agentmem.store.eviction import decayed
-from agentmem.store.inputs import check_int, check_role, check_session, check_tags, from_us, to_us
+from agentmem.store.inputs import check_int, check_name, check_role, check_session, check_tags, from_us, to_us
 from agentmem.store.places import AnyRow, Place
 from agentmem.store.schema import KVPayload, MemoryRow, MemoryTag, MemoryUsage, SessionRow, Turn, totalled
 
@@ -34,6 +34,8 @@ class Filters(TypedDict, total=False):
     """Written before."""
     pinned: bool
     min_uses: int
+    turns: Sequence[str]
+    """Cut from one of these turns."""
 
 
 HAS_KV = sa.select(KVPayload.memory_id).where(KVPayload.memory_id == MemoryRow.id).correlate(MemoryRow).exists()
@@ -73,6 +75,10 @@ def filter_conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
             MemoryUsage.memory_id == MemoryRow.id, MemoryUsage.uses >= check_int(filters["min_uses"], "min_uses", 0)
         )
         found.append(used.correlate(MemoryRow).exists())
+    if "turns" in filters:
+        wanted = [check_name(turn, "turn") for turn in filters["turns"]]
+        turns = sa.select(Turn.id).where(Turn.uid.in_(wanted), Turn.space_id == MemoryRow.space_id)
+        found.append(MemoryRow.turn_id.in_(turns.correlate(MemoryRow)))
     return found
 
 

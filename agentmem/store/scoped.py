@@ -243,7 +243,7 @@ class ScopedMemories:
                 largest first.
             limit: most to return.
             offset: how many to skip.
-            filters: role, tags, tier, session, since, until, pinned, min_uses.
+            filters: role, tags, tier, session, since, until, pinned, min_uses, turns.
         """
         check_int(limit, "limit", 0)
         check_int(offset, "offset", 0)

@@ -7,6 +7,7 @@ position beyond the window is ever used: what is far stands at one distance.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ class Stream(Hook):
         max_new_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
+        cancel: threading.Event | None = None,
     ) -> Generation:
         """Read a prompt and begin to generate, in a thread of its own, as ``LocalModel.generate`` does.
 
@@ -164,6 +166,7 @@ class Stream(Hook):
             stop_strings=(*stop, *model.chat.stop_strings),
             pad_id=0,
             context=self,
+            cancel=cancel or threading.Event(),
         )
         return Generation(model.model, model.tokenizer, model.lock, request)
 

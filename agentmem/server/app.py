@@ -1,0 +1,100 @@
+"""The application: its parts put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from limits import RateLimitItem, parse
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from agentmem.errors import InvalidInput
+from agentmem.llm import MemoryLLM
+from agentmem.server import chat, embeddings, failures, health, models
+from agentmem.server.access import Door
+from agentmem.server.keys import KeyFile
+from agentmem.server.observe import Metrics, Observed
+from agentmem.server.patience import Patience
+from agentmem.server.serving import Gone, Host
+from agentmem.server.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of the server.
+
+    ``rate`` is requests per key (or address), as ``limits`` writes it ("600/minute"); None for no limit. ``max_body``
+    is in bytes, ``body_seconds`` the time a request's body may take. ``per_caller`` and ``in_all`` are requests that
+    wait for the model, of one user and of all.
+    """
+
+    rate: str | None = "600/minute"
+    max_body: int = 8 * 2**20
+    body_seconds: float = 30.0
+    per_caller: int = 16
+    in_all: int = 256
+
+    @property
+    def rate_item(self) -> RateLimitItem | None:
+        """The rate, read. Raises InvalidInput for what is none."""
+        if self.rate is None:
+            return None
+        try:
+            return parse(self.rate)
+        except ValueError as error:
+            raise InvalidInput(f"{self.rate!r} is no rate; write for example 600/minute or 10/second") from error
+
+
+def make_app(
+    llm: MemoryLLM, *, keys: KeyFile | None = None, hosts: Sequence[str] = ("*",), limits: Limits | None = None
+) -> FastAPI:
+    """The application that serves ``llm``; whoever runs it closes ``llm`` after it.
+
+    Args:
+        llm: the model and its store.
+        keys: who may come in; None lets everyone in as every user, for a server that only this machine reaches.
+        hosts: names under which the server may be addressed, against DNS rebinding; "*" for any.
+        limits: what one client may ask for.
+    """
+    limits = limits or Limits()
+    metrics = Metrics(lambda: worker.waiting)
+    worker = Worker(per_caller=limits.per_caller, in_all=limits.in_all, waited=metrics.waited.observe)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(worker.close)
+
+    app = FastAPI(
+        title="agentmem",
+        summary="A memory that lasts, for local language models.",
+        version=version("agentmem-kv"),
+        lifespan=lifespan,
+        docs_url=None,  # its page would load scripts from another host
+        redoc_url=None,
+        max_body_size=limits.max_body,
+        # Requests get spans where the OpenTelemetry SDK is set up. Its log records would quote messages of errors.
+        telemetry={"logs": False, "operation_spans": False, "auto_configure": False},
+        responses={code: {"model": failures.ErrorReply} for code in (400, 401, 403, 408, 413, 429, 500, 503)},
+    )
+    app.state.door = Door(keys, limits.rate_item)
+    app.state.host = Host(llm, worker, metrics)
+    failures.install(app)
+
+    @app.exception_handler(Gone)
+    async def gone(request: Request, error: Gone) -> Response:
+        return Response(status_code=499)
+
+    for part in (chat, embeddings, models, health):
+        app.include_router(part.router)
+    app.add_middleware(Patience, seconds=limits.body_seconds)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(Observed, metrics=metrics)
+    return app

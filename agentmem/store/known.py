@@ -1,0 +1,30 @@
+"""What was ever stored, whether it is still there or not: a dialogue that is sent again does not bring it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from agentmem.records import Scope
+from agentmem.store.inputs import check_name
+from agentmem.store.places import find_place
+from agentmem.store.retry import retried
+from agentmem.store.schema import EventRow
+from agentmem.store.store import Store
+
+
+@retried
+def ever_stored(store: Store, scope: Scope, ids: Iterable[str]) -> set[str]:
+    """Those of the ids (a few hundred at most) that were stored in this scope at any time."""
+    wanted = [check_name(one, "id") for one in ids]
+    with store.database.read() as connection:
+        place = find_place(connection, scope)
+        if place is None:
+            return set()
+        query = sa.select(EventRow.memory_uid).where(
+            EventRow.space_id == place.space_id, EventRow.memory_uid.in_(wanted)
+        )
+        if place.session_id is not None:
+            query = query.where(EventRow.session_id == place.session_id)
+        return set(connection.scalars(query.distinct()))
