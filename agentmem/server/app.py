@@ -79,7 +79,6 @@ def make_app(
         lifespan=lifespan,
         docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
-        max_body_size=limits.max_body,
         # Requests get spans where the OpenTelemetry SDK is set up. Its log records would quote messages of errors.
         telemetry={"logs": False, "operation_spans": False, "auto_configure": False},
         responses={code: {"model": failures.ErrorReply} for code in (400, 401, 403, 408, 413, 429, 500, 503)},
@@ -94,7 +93,7 @@ def make_app(
 
     for part in (chat, embeddings, models, health):
         app.include_router(part.router)
-    app.add_middleware(Patience, seconds=limits.body_seconds)
+    app.add_middleware(Patience, most=limits.max_body, seconds=limits.body_seconds)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Observed, metrics=metrics)
     return app

@@ -1,23 +1,22 @@
-"""How long a client may take to send its request: a body that trickles in holds no worker for ever."""
+"""How much a client may send, and how long it may take: read before anything else is done with a request."""
 
 from __future__ import annotations
 
 import asyncio
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentmem.server.failures import Failure
 
 
 class Patience:
-    """ASGI middleware: reads the body to its end, in ``seconds`` at most, before the application sees the request.
+    """ASGI middleware: reads the body to its end, ``most`` bytes in ``seconds`` at most, and then goes on.
 
-    The application's own limit on a body's size, which lies outside, ends the reading of one that is too long.
+    Starlette's own limit on bodies answers in plain text, and OpenAI's clients look for an error object.
     """
 
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
-        self._app, self._seconds = app, seconds
+    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
+        self._app, self._most, self._seconds = app, most, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -26,15 +25,13 @@ class Patience:
             return
         try:
             async with asyncio.timeout(self._seconds):
-                body = await _read(receive)
+                body = await self._read(receive)
         except TimeoutError:
             message = f"the request's body took more than {self._seconds:g} seconds"
             await Failure(408, message, code="request_timeout").response(scope, receive, send)
             return
-        except HTTPException as error:
-            await Failure(error.status_code, "the request's body is too long", code="body_too_large").response(
-                scope, receive, send
-            )
+        except Failure as failure:
+            await failure.response(scope, receive, send)
             return
         if body is None:  # the client is gone
             return
@@ -45,14 +42,15 @@ class Patience:
 
         await self._app(scope, replay, send)
 
-
-async def _read(receive: Receive) -> bytes | None:
-    """The whole body; None when the client went away before its end."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The whole body; None when the client went away before its end. Raises Failure (413) when it is too long."""
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > self._most:
+                raise Failure(413, f"a request has at most {self._most} bytes here", code="body_too_large")
+            if not message.get("more_body", False):
+                return bytes(body)

@@ -40,10 +40,11 @@ class Running:
         )
 
     def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
-        """A plain HTTP client."""
+        """A plain HTTP client. Header values are bytes, one per character."""
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=60)
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        return httpx2.Client(base_url=self.url, headers=raw, timeout=60)
 
 
 @contextmanager
