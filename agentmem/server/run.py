@@ -72,6 +72,8 @@ def make_server(app: FastAPI, host: str, port: int) -> uvicorn.Server:
         proxy_headers=False,  # who asks is the address that connected, not what a header says
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
+    # It writes whole paths with their queries; ours (``observe``) does not.
+    logging.getLogger("uvicorn.access").disabled = True
     return uvicorn.Server(config)
 
 
