@@ -31,6 +31,9 @@ RESUMED_CHUNKS = 64
 
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
+PREVIOUS = "previous"
+"""In the ``meta`` of a turn whose id was given: the turn that it follows."""
+
 RECOGNISED = 500
 """Turns of a resent list that are looked up at once."""
 
@@ -56,11 +59,13 @@ class Conversation:
         self._seed = uuid4().hex
         self._stored: dict[str, list[str]] = {}
         """Memory ids by turn id, of what this conversation wrote."""
+        self._previous: dict[str, str] = {}
+        """The turn that came before, of turns whose ids were given."""
         self._lock = threading.Lock()
         self._speaking: int | None = None
         if resume:  # a session goes on where it stopped: its newest turns are the window again
             newest = self._newest()
-            self._past = branch(newest, newest[-1][1]) if newest else []
+            self._past = branch(newest, newest[-1][1], self._previous) if newest else []
 
     # ------------------------------------------------------------------------------------------------ what users call
 
@@ -72,7 +77,8 @@ class Conversation:
 
         Options: ``max_new_tokens``, ``temperature`` (0 is greedy), ``top_p``, ``top_k_tokens``, ``seed``, ``stop``;
         ``tools``, offered in OpenAI's form; ``after``, the ``Reply.turn`` of this session that the message (or the
-        list, then of new messages only) follows; ``remember``, False to read memories and store nothing.
+        list, then of new messages only) follows; ``remember``, False to read memories and store nothing;
+        ``reply_turn``, an id for the reply's turn, where it has to be known before the reply.
 
         Raises InvalidInput for text or options that cannot be used, NotFound for a turn that is not (or no longer)
         stored, StoreError when the turn could not be stored.
@@ -99,6 +105,7 @@ class Conversation:
         tools: Sequence[Mapping[str, Any]] = (),
         after: str | None = None,
         remember: bool = True,
+        reply_turn: str | None = None,
     ) -> ReplyStream:
         """``chat``, piece by piece. Bad input raises here, not at the first piece."""
         system, messages = check_dialogue(message, self.system)
@@ -126,8 +133,9 @@ class Conversation:
             stop=stops,
             tools=tuple(tool["function"]["name"] for tool in offered),
             remember=remember,
+            reply_turn=reply_turn,
         )
-        return ReplyStream(self._turn(request, done), done, request.cancel)
+        return ReplyStream(self._turn(request, done), done, request)
 
     # ------------------------------------------------------------------------------------------------ one turn
 
@@ -190,6 +198,8 @@ class Conversation:
             chunks.sort(key=lambda chunk: chunk.chunk_no)
             text = "".join(chunk.text for chunk in chunks)
             found.append((Message(role=chunks[0].role, content=text), turn))
+            if PREVIOUS in chunks[0].meta:
+                self._previous[turn] = str(chunks[0].meta[PREVIOUS])
             self._stored[turn] = [chunk.id for chunk in chunks]
         return found
 
@@ -209,7 +219,7 @@ class Conversation:
         turns = self._newest(before=turn)
         if all(id != turn for _, id in turns):
             raise NotFound(f"no turn {turn!r} in this session")
-        return branch(turns, turn)
+        return branch(turns, turn, self._previous)
 
     def _recognise(self, turns: Sequence[tuple[Message, str]]) -> None:
         """Note which turns of a resent list were stored before, so that they are neither embedded nor stored again.
@@ -269,9 +279,13 @@ class Conversation:
 
         return on_stride
 
-    def _store(self, turns: Sequence[tuple[Message, str]]) -> None:
-        """Write the turns that are not stored yet, in one transaction."""
-        new = [Turn(message.role, message.content, self.session, id) for message, id in turns if id not in self._stored]
+    def _store(self, turns: Sequence[tuple[Message, str]], named: str | None = None) -> None:
+        """Write the turns that are not stored yet, in one transaction. One whose id was given notes what it follows."""
+        new = []
+        for at, (message, id) in enumerate(turns):
+            if id not in self._stored:
+                meta = {PREVIOUS: turns[at - 1][1]} if id == named else {}
+                new.append(Turn(message.role, message.content, self.session, id, meta=meta))
         for memory in self._llm.writer.write(self._handle, new):
             self._stored.setdefault(memory.turn, []).append(memory.id)
 
@@ -286,7 +300,7 @@ class Conversation:
         """Store the turn and the reply, credit the memories that were read, and move the window on."""
         reads = _reads(recalls, generation)
         text, calls = answer(generation, request)
-        turns = [*past, *with_ids(said(text, calls), past[-1][1])]
+        turns = [*past, *said(text, calls, past[-1][1], request)]
         notes = [note for recalled in recalls for note in recalled.notes]
         if window.cut_characters:
             readable = "readable as memory only" if request.remember else "not read"
@@ -294,7 +308,7 @@ class Conversation:
                 f"the message is longer than the window: its first {window.cut_characters} characters were {readable}"
             )
         if request.remember:
-            self._store(turns)
+            self._store(turns, request.reply_turn)
             self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
             self._past = turns[-(window.kept + 1) :]
         return Reply(

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from agentmem.conversation import Conversation
 from agentmem.errors import InvalidInput
 from agentmem.ingest import Ingested, ingest
+from agentmem.memories import Memories
 from agentmem.model.local import LocalModel
 from agentmem.model.stream import Layout, StreamPlan, check_plan
 from agentmem.packing import Compressed, compress
@@ -114,9 +115,10 @@ class MemoryLLM:
             eviction=eviction or EvictionPolicy(),
             kv_store=kv_store,
         )
-        self._embed_anew(embedding)
         chunked = None if isinstance(self.recipe, StreamRecipe) else self.recipe
         self.writer = Writer(self.model, chunked, embedding, codec, self.store)
+        # Vectors of another embedder are never compared with this one's.
+        self.writer.embed_pending(self.store)
         most = (chunked.top_k if chunked else 0) if top_k is None else top_k
         self.reader = Reader(self.writer, HotTier(hot_bytes), top_k=most, threshold=threshold)
         self._layouts: dict[StreamPlan, Layout] = {}
@@ -144,6 +146,10 @@ class MemoryLLM:
         if isinstance(self.recipe, StreamRecipe):
             return StreamConversation(self, self.recipe, scope, name, system)
         return Conversation(self, scope, name, system, resume=session is not None)
+
+    def memories(self, *, user: str, agent: str = "") -> Memories:
+        """What is remembered of one user (and agent), without a dialogue. Raises InvalidInput for unusable names."""
+        return Memories(self.store, self.store.scope(_space(user, agent)), self.writer)
 
     def embed(self, texts: Sequence[str]) -> tuple[Vector, int]:
         """Vectors of texts as recall sees them: float32 (n, dim), each of length 1; and how many tokens they have.
@@ -238,16 +244,6 @@ class MemoryLLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _embed_anew(self, embedding: Embedder) -> None:
-        """Vectors of another embedder are never compared with this one's: embed again whatever has none of its own."""
-        done = 0
-        while pending := self.store.pending_embeddings(limit=256):
-            vectors = embedding.embed([memory.text for memory in pending])
-            self.store.put_embeddings(list(zip(pending, vectors, strict=True)))
-            done += len(pending)
-        if done:
-            log.info("embedded %d memories anew with %s", done, embedding.name)
 
 
 def _space(user: str, agent: str) -> Scope:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from agentmem.chunking import chunk_text
@@ -13,6 +13,8 @@ from agentmem.errors import InvalidInput
 from agentmem.records import Event, Forgotten, Hit, Memory, PruneReport, Role, Scope, Stats, VerifyReport
 from agentmem.store import ScopedMemories, Store
 from agentmem.store.inputs import check_age
+from agentmem.store.paging import page
+from agentmem.store.rows import Filters
 from agentmem.text import check_text
 from agentmem.writer import Turn, Writer
 
@@ -71,6 +73,16 @@ class Memories:
         Filters: role, tags, tier, session, since, until, pinned, min_uses, turns.
         """
         return self._handle.list(sort=sort, limit=limit, offset=offset, **filters)
+
+    def page(
+        self, *, sort: str = "-created_at", limit: int = 50, cursor: str | None = None, **filters: Any
+    ) -> tuple[Sequence[Memory], str | None]:
+        """As ``list``, page by page: some memories, and the cursor of the page behind them (None: there is none).
+
+        What is written or deleted meanwhile neither repeats nor hides a memory. Raises InvalidInput for a bad cursor.
+        """
+        wanted = cast(Filters, filters)
+        return page(self._store, self.scope, sort=sort, limit=limit, cursor=cursor, filters=wanted)
 
     def get(self, id: str) -> Memory:
         """One memory. Raises NotFound."""
@@ -144,7 +156,9 @@ class Memories:
         KV that was exported with it is attached. Take that only from whom you trust: a model attends to it, not to the
         text.
         """
-        return self._handle.load(path)
+        new = self._handle.load(path)
+        self._writer.embed_pending(self._store)  # an export of another embedder comes without vectors of this one
+        return new
 
     def verify(self, *, repair: bool = False) -> VerifyReport:
         """Check the whole store: rows, indexes, payloads, files."""

@@ -12,13 +12,13 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from agentmem.conversation import Conversation
+from agentmem.conversation import PREVIOUS, Conversation
 from agentmem.errors import InvalidInput, PayloadDamaged, StoreBusy, StoreFull, StreamChanged
 from agentmem.model.generation import Generation
 from agentmem.model.stream import Stream
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
 from agentmem.store import StoredStream
-from agentmem.turns import TurnRequest, answer, said, with_ids, words
+from agentmem.turns import TurnRequest, answer, said, words
 
 if TYPE_CHECKING:
     from agentmem.llm import MemoryLLM
@@ -139,11 +139,11 @@ class StreamConversation(Conversation):
         """Store the turn and the reply, then the stream that holds both."""
         stream = self._running
         text, calls = answer(generation, request)
-        turns = [*past, *with_ids(said(text, calls), past[-1][1])]
+        turns = [*past, *said(text, calls, past[-1][1], request)]
         self._unfed = generation.token_ids[max(0, stream.n_tokens - at) :]
         if len(turns) > len(past):
             self._fed.append((turns[-1][1], at))
-        self._store(turns)
+        self._store(turns, request.reply_turn)
         self._past = turns
         reads = self._reads(stream.counted_reads())
         self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
@@ -233,6 +233,10 @@ class StreamConversation(Conversation):
 
     # ------------------------------------------------------------------------------------------------ what was said
 
+    def _newest(self, before: str | None = None) -> list[tuple[Message, str]]:
+        """Every turn: a stream begins with the first one."""
+        return self._said()
+
     def _said(self) -> list[tuple[Message, str]]:
         """All turns of this session that are stored, in order, with their ids."""
         turns: dict[str, list[Memory]] = {}
@@ -242,6 +246,8 @@ class StreamConversation(Conversation):
             for memory in page:
                 turns.setdefault(memory.turn, []).append(memory)
         self._stored = {turn: [chunk.id for chunk in _in_order(chunks)] for turn, chunks in turns.items()}
+        told = {turn: chunks[0].meta.get(PREVIOUS) for turn, chunks in turns.items()}
+        self._previous = {turn: str(previous) for turn, previous in told.items() if previous is not None}
         return [
             (Message(role=chunks[0].role, content="".join(chunk.text for chunk in _in_order(chunks))), turn)
             for turn, chunks in turns.items()

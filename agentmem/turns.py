@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ class TurnRequest:
     tools: tuple[str, ...] = ()
     """Names of the tools that the system text offers."""
     remember: bool = True
+    reply_turn: str | None = None
+    """Id of the reply's turn; None: the chained hash."""
     cancel: threading.Event = field(default_factory=threading.Event)
 
 
@@ -43,10 +45,10 @@ class ReplyStream:
     ``close`` (or leaving the ``with`` block) stops the generation; what was said until then is remembered.
     """
 
-    def __init__(self, turn: Generator[str, None, None], done: list[Reply], cancel: threading.Event):
+    def __init__(self, turn: Generator[str, None, None], done: list[Reply], request: TurnRequest):
         self._turn = turn
         self._done = done
-        self._cancel = cancel
+        self._cancel = request.cancel
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -120,18 +122,24 @@ def with_ids(messages: Iterable[Message], at: str) -> list[tuple[Message, str]]:
     return turns
 
 
-def branch(turns: Sequence[tuple[Message, str]], last: str) -> list[tuple[Message, str]]:
+def branch(
+    turns: Sequence[tuple[Message, str]], last: str, previous: Mapping[str, str] | None = None
+) -> list[tuple[Message, str]]:
     """Those of a session's newest turns (in order) that lead to the turn ``last``, which is one of them.
 
-    A session that was continued twice from one turn holds both branches; the chained ids tell them apart. Where no id
-    leads further back, because a turn was changed or forgotten since, all before it are taken as they were written.
+    A session that was continued twice from one turn holds both branches; the chained ids tell them apart, or
+    ``previous`` does, for turns whose ids were given. Where nothing leads further back, because a turn was changed or
+    forgotten since, all before it are taken as they were written.
     """
     by_id = {turn: at for at, (_, turn) in enumerate(turns)}
     at = by_id[last]
     path = [turns[at]]
     while at > 0:
         message, turn = turns[at]
-        before = next((i for i in range(at - 1, -1, -1) if next_id(turns[i][1], message) == turn), None)
+        if previous is not None and turn in previous:
+            before = by_id.get(previous[turn])
+        else:
+            before = next((i for i in range(at - 1, -1, -1) if next_id(turns[i][1], message) == turn), None)
         if before is None:
             return [*turns[:at], *path[::-1]]
         at = before
@@ -161,7 +169,10 @@ def answer(generation: Generation, request: TurnRequest) -> tuple[str, tuple[Too
     return read_calls(text, request.tools) if request.tools else (text, ())
 
 
-def said(text: str, calls: Sequence[ToolCall]) -> list[Message]:
-    """The assistant's turn; none when nothing was said."""
+def said(text: str, calls: Sequence[ToolCall], before: str, request: TurnRequest) -> list[tuple[Message, str]]:
+    """The assistant's turn behind the turn ``before``, with its id; none when nothing was said."""
     content = call_text(text, calls)
-    return [Message(role=Role.ASSISTANT, content=content)] if content else []
+    if not content:
+        return []
+    turns = with_ids([Message(role=Role.ASSISTANT, content=content)], before)
+    return turns if request.reply_turn is None else [(turns[0][0], request.reply_turn)]

@@ -119,6 +119,17 @@ class Writer:
                 self._pending[job] = len(memories[batch])
             job.add_done_callback(self._done)
 
+    def embed_pending(self, store: Store) -> int:
+        """Embed whatever the store has no vector of this embedder for. Returns how many memories that were."""
+        done = 0
+        while pending := store.pending_embeddings(limit=256):
+            vectors = self.embedder.embed([memory.text for memory in pending])
+            store.put_embeddings(list(zip(pending, vectors, strict=True)))
+            done += len(pending)
+        if done:
+            log.info("embedded %d memories anew with %s", done, self.embedder.name)
+        return done
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every scheduled KV is stored. False when the timeout (seconds) passed first."""
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Header, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItem
 from limits.aio.storage import MemoryStorage
@@ -105,9 +105,13 @@ def _why(error: ValidationError) -> str:
 
 
 async def admitted(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    user: Annotated[str | None, Header(alias=USER, description="Whose memories.")] = None,
+    agent: Annotated[str | None, Header(alias=AGENT, description="The agent that they belong to.")] = None,
+    session: Annotated[str | None, Header(alias=SESSION, description="Name of the dialogue.")] = None,
 ) -> Caller:
-    """The caller of this request."""
+    """The caller of this request. The headers stand here for the schema; ``Door`` reads them as UTF-8."""
     door: Door = request.app.state.door
     return await door.admit(request, None if credentials is None else credentials.credentials)
 

@@ -15,7 +15,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from agentmem.errors import InvalidInput
 from agentmem.llm import MemoryLLM
-from agentmem.server import chat, embeddings, failures, health, models
+from agentmem.server import chat, embeddings, failures, health, memories, models, responses
 from agentmem.server.access import Door
 from agentmem.server.keys import KeyFile
 from agentmem.server.observe import Metrics, Observed
@@ -77,6 +77,7 @@ def make_app(
         summary="A memory that lasts, for local language models.",
         version=version("agentmem-kv"),
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,  # names of a generated client's methods
         docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
         # Requests get spans where the OpenTelemetry SDK is set up. Its log records would quote messages of errors.
@@ -91,7 +92,7 @@ def make_app(
     async def gone(request: Request, error: Gone) -> Response:
         return Response(status_code=499)
 
-    for part in (chat, embeddings, models, health):
+    for part in (chat, responses, embeddings, models, memories, health):
         app.include_router(part.router)
     app.add_middleware(Patience, most=limits.max_body, seconds=limits.body_seconds)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)

@@ -34,7 +34,7 @@ from agentmem.turns import ReplyStream
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-_EVENTS = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks, then [DONE]."}}}
+_EVENTS = {"text/event-stream": {"schema": {"description": "Events of ChatChunk objects, then [DONE]."}}}
 
 
 @router.post("/chat/completions", response_model=ChatCompletion, responses={200: {"content": _EVENTS}})

@@ -1,0 +1,165 @@
+"""``/v1/responses`` through OpenAI's own client: a dialogue of which only what is new is sent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+from server_world import Running, running
+
+from agentmem import MemoryLLM, Scope
+
+MODEL = "bundled"
+
+
+@pytest.fixture
+def client(server: Running) -> OpenAI:
+    return server.openai()
+
+
+def texts(llm: MemoryLLM, user: str) -> list[str]:
+    return [memory.text for memory in llm.store.scope(Scope(user=user)).list(sort="created_at")]
+
+
+def test_only_what_is_new_is_sent(client: OpenAI, llm: MemoryLLM) -> None:
+    first = client.responses.create(model=MODEL, input="My dog is called Biscuit.", user="new")
+    assert first.status == "completed"
+    second = client.responses.create(
+        model=MODEL, input="What is my dog called?", previous_response_id=first.id, user="new"
+    )
+    assert second.output_text == "Your dog is called Biscuit."
+    assert second.previous_response_id == first.id
+    assert second.model_extra["agentmem"]["memories"] == []  # the window shows it
+    assert second.usage.total_tokens == second.usage.input_tokens + second.usage.output_tokens
+    assert texts(llm, "new") == [
+        "My dog is called Biscuit.",
+        first.output_text,
+        "What is my dog called?",
+        "Your dog is called Biscuit.",
+    ]
+    third = client.responses.create(model=MODEL, input="What is my dog called?", user="new")
+    assert third.output_text == "Your dog is called Biscuit."
+    assert "Biscuit" in third.model_extra["agentmem"]["memories"][0]["text"]  # another dialogue: read as memory
+    assert third.usage.input_tokens_details.cached_tokens > 0
+
+
+def test_a_dialogue_branches_where_it_is_told_to(client: OpenAI) -> None:
+    first = client.responses.create(model=MODEL, input="Hello!", user="branches")
+    say = {"model": MODEL, "user": "branches", "previous_response_id": first.id}
+    answers = [client.responses.create(input="Hello again!", **say, temperature=1.5) for _ in range(3)]
+    assert len({answer.id for answer in answers}) == 3
+    for answer in answers:
+        later = client.responses.create(
+            model=MODEL, user="branches", input="What did you say?", previous_response_id=answer.id
+        )
+        assert later.previous_response_id == answer.id
+
+
+def test_a_dialogue_goes_on_after_a_restart(tmp_path: Path) -> None:
+    ids = [None]
+    for said in ("My dog is called Biscuit.", "What a lovely day.", "What is my dog called?"):
+        with MemoryLLM(store=tmp_path / "memory.db", max_new_tokens=24) as llm, running(llm) as server:
+            reply = server.openai().responses.create(model=MODEL, input=said, previous_response_id=ids[-1])
+            ids.append(reply.id)
+    assert reply.output_text == "Your dog is called Biscuit."
+    assert reply.model_extra["agentmem"]["memories"] == []
+
+
+def test_events_come_in_order_and_add_up(client: OpenAI) -> None:
+    client.responses.create(model=MODEL, input="My dog is called Biscuit.", user="events")
+    events = list(client.responses.create(model=MODEL, input="What is my dog called?", user="events", stream=True))
+    kinds = [event.type for event in events]
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert kinds[-4:] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    final = events[-1].response
+    assert text == final.output_text == "Your dog is called Biscuit."
+    assert events[0].response.id == final.id
+    with client.responses.stream(model=MODEL, input="Hello!", previous_response_id=final.id, user="events") as stream:
+        for _ in stream:
+            pass
+        assert stream.get_final_response().previous_response_id == final.id
+
+
+def test_an_answer_that_is_cut_says_so(client: OpenAI) -> None:
+    reply = client.responses.create(model=MODEL, input="My dog is called Biscuit.", max_output_tokens=2, user="cut")
+    assert reply.status == "incomplete"
+    assert reply.incomplete_details.reason == "max_output_tokens"
+    events = list(client.responses.create(model=MODEL, input="Hello!", max_output_tokens=1, user="cut", stream=True))
+    assert events[-1].type == "response.incomplete"
+
+
+def test_what_is_not_to_be_stored_is_not(client: OpenAI, llm: MemoryLLM) -> None:
+    reply = client.responses.create(model=MODEL, input="My dog is called Biscuit.", store=False, user="unstored")
+    assert reply.output_text
+    assert texts(llm, "unstored") == []
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model=MODEL, input="Hello!", previous_response_id=reply.id, user="unstored")
+
+
+def test_items_of_every_kind(client: OpenAI, llm: MemoryLLM) -> None:
+    tool = {"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": False}
+    items: list[Any] = [
+        {"role": "developer", "content": "Be brief."},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "What is 4 and 5?"}]},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "function_call", "call_id": "c1", "name": "add", "arguments": '{"a": 4, "b": 5}'},
+        {"type": "function_call_output", "call_id": "c1", "output": "9"},
+    ]
+    reply = client.responses.create(model=MODEL, input=items, tools=[tool], instructions="Be kind.", user="items")
+    assert reply.tools[0].name == "add"
+    assert texts(llm, "items")[:3] == [
+        "What is 4 and 5?",
+        '<tool_call>\n{"name": "add", "arguments": {"a": 4, "b": 5}}\n</tool_call>',
+        "9",
+    ]
+
+
+def test_answers_of_others_are_not_found(locked: Running, keys: tuple[Path, dict[str, str]]) -> None:
+    ada, bob = (locked.openai(keys[1][name]) for name in ("ada", "bob"))
+    reply = ada.responses.create(model=MODEL, input="My dog is called Biscuit.")
+    for id in (reply.id, "resp_nope", f"resp_{'0' * 64}"):
+        with pytest.raises(openai.NotFoundError) as caught:
+            bob.responses.create(model=MODEL, input="Hello!", previous_response_id=id)
+        assert caught.value.response.json()["error"] == {
+            "message": "there is no such previous response",
+            "type": "invalid_request_error",
+            "param": "previous_response_id",
+            "code": "not_found",
+        }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": ""},
+        {"input": []},
+        {"input": [{"type": "item_reference", "id": "x"}]},
+        {"input": [{"content": "no role"}]},
+        {"input": [{"type": "function_call", "call_id": "c", "arguments": "{}"}]},
+        {"input": [{"type": "function_call", "call_id": "c", "name": "add", "arguments": "[1]"}]},
+        {"tools": [{"type": "web_search"}]},
+        {"tool_choice": "required"},
+        {"max_output_tokens": 0},
+        {"background": True},
+    ],
+)
+def test_bad_requests_are_refused(client: OpenAI, change: dict[str, Any]) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(**{"model": MODEL, "input": "Hello!", **change})
+    assert json.loads(caught.value.response.content)["error"]["message"]
