@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from agentmem.cli import browse, change, chat, demo, doctor, evaluate, ingest, serve, store, train, upkeep
+from agentmem.cli import browse, change, chat, demo, doctor, evaluate, ingest, mcp, serve, store, train, upkeep
 from agentmem.cli.errors import Commands
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command("chat")(chat.chat)
 app.command("doctor")(doctor.doctor)
 app.command("ingest")(ingest.ingest)
 app.command("serve")(serve.serve)
+app.command("mcp")(mcp.mcp)
 memories.command("list")(browse.list_memories)
 memories.command("show")(browse.show)
 memories.command("search")(browse.search)

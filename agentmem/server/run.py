@@ -8,7 +8,7 @@ import logging
 import sys
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agentmem.errors import InvalidInput
@@ -57,7 +57,7 @@ def own_names(host: str) -> list[str]:
     return ["localhost", "127.0.0.1", "[::1]", host] if is_loopback(host) else ["*"]
 
 
-def make_server(app: FastAPI, host: str, port: int) -> uvicorn.Server:
+def make_server(app: Starlette, host: str, port: int) -> uvicorn.Server:
     """A server, not yet running; port 0 takes a free one."""
     config = uvicorn.Config(
         app,
