@@ -13,12 +13,13 @@ from uuid import uuid4
 
 from agentmem.errors import InvalidInput, NotFound
 from agentmem.memories import Memories
+from agentmem.model.constraint import choice_grammar, json_grammar
 from agentmem.model.generation import UNCHANGED, Generation, OnStride, Sampling
 from agentmem.reader import Recalled
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
 from agentmem.text import check_text
 from agentmem.store.known import ever_stored
-from agentmem.tools import check_tools, offer
+from agentmem.tools import CLOSE, OPEN, call_schemas, check_tools, offer
 from agentmem.turns import ReplyStream, TurnRequest, answer, branch, check_dialogue, said, with_ids, words
 from agentmem.window import Window, fit
 from agentmem.writer import Turn, chunk_id
@@ -76,9 +77,11 @@ class Conversation:
         recent end is the window, everything older is read as memory, and what was stored before is not stored again.
 
         Options: ``max_new_tokens``, ``temperature`` (0 is greedy), ``top_p``, ``top_k_tokens``, ``seed``, ``stop``;
-        ``tools``, offered in OpenAI's form; ``after``, the ``Reply.turn`` of this session that the message (or the
-        list, then of new messages only) follows; ``remember``, False to read memories and store nothing;
-        ``reply_turn``, an id for the reply's turn, where it has to be known before the reply.
+        ``tools``, offered in OpenAI's form, and ``tool_choice``: "auto", "required", or the name of the one to call;
+        ``schema``, a JSON schema that the reply follows (it and a required call need the extra ``structured``);
+        ``after``, the ``Reply.turn`` of this session that the message (or the list, then of new messages only) follows;
+        ``remember``, False to read memories and store nothing; ``reply_turn``, an id for the reply's turn, where it has
+        to be known before the reply.
 
         Raises InvalidInput for text or options that cannot be used, NotFound for a turn that is not (or no longer)
         stored, StoreError when the turn could not be stored.
@@ -103,6 +106,8 @@ class Conversation:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str = "auto",
+        schema: Mapping[str, Any] | None = None,
         after: str | None = None,
         remember: bool = True,
         reply_turn: str | None = None,
@@ -132,10 +137,23 @@ class Conversation:
             sampling=sampling,
             stop=stops,
             tools=tuple(tool["function"]["name"] for tool in offered),
+            grammar=self._grammar(offered, tool_choice, schema),
             remember=remember,
             reply_turn=reply_turn,
         )
         return ReplyStream(self._turn(request, done), done, request)
+
+    def _grammar(self, tools: Sequence[Mapping[str, Any]], choice: str, schema: Mapping[str, Any] | None) -> str | None:
+        """What the reply has to follow, checked: a call of a tool, or a schema."""
+        if choice != "auto":
+            schemas = call_schemas(tools, None if choice == "required" else choice)
+            grammar = choice_grammar(schemas, f"{OPEN}\n", f"\n{CLOSE}")
+        elif schema is not None:
+            grammar = json_grammar(schema)
+        else:
+            return None
+        self._llm.model.grammars.check(grammar)
+        return grammar
 
     # ------------------------------------------------------------------------------------------------ one turn
 
@@ -157,6 +175,7 @@ class Conversation:
                 sampling=request.sampling,
                 stop=request.stop,
                 cancel=request.cancel,
+                grammar=request.grammar,
             )
             shown = 0
             try:

@@ -68,6 +68,7 @@ class StreamConversation(Conversation):
                 sampling=request.sampling,
                 stop=request.stop,
                 cancel=request.cancel,
+                grammar=request.grammar,
             )
             shown = 0
             try:

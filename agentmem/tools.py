@@ -71,6 +71,32 @@ def offer(tools: Sequence[Mapping[str, Any]], system: str = "") -> str:
     return f"{system}\n\n{text}" if system else text
 
 
+def call_schemas(tools: Sequence[Mapping[str, Any]], name: str | None = None) -> list[dict[str, Any]]:
+    """JSON schemas of a call of each tool, or of the one of this name.
+
+    Raises:
+        InvalidInput: there is no tool of this name.
+    """
+    functions = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
+    if not functions:
+        raise InvalidInput(f"there is no tool {name!r} to be called; the tools are those of this request")
+    schemas = []
+    for function in functions:
+        arguments = dict(function.get("parameters") or {"type": "object"})
+        # References in a schema begin at its root, which is the call's from here on.
+        roots = {key: arguments.pop(key) for key in ("$defs", "definitions") if key in arguments}
+        schemas.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+                **roots,
+            }
+        )
+    return schemas
+
+
 def call_text(text: str, calls: Sequence[ToolCall]) -> str:
     """An assistant's words and calls as one text: how such a turn is stored, and how the model wrote it."""
     blocks = [

@@ -33,6 +33,8 @@ class TurnRequest:
     stop: tuple[str, ...]
     tools: tuple[str, ...] = ()
     """Names of the tools that the system text offers."""
+    grammar: str | None = None
+    """What the reply has to follow."""
     remember: bool = True
     reply_turn: str | None = None
     """Id of the reply's turn; None: the chained hash."""

@@ -26,6 +26,7 @@ from transformers import (
 
 from agentmem.errors import InvalidInput
 from agentmem.model.attention import Placed
+from agentmem.model.constraint import Constraint
 from agentmem.model.detokenise import Detokeniser
 from agentmem.model.reading import Reader, reading
 from agentmem.records import FinishReason
@@ -98,6 +99,8 @@ class Request:
     pad_id: int
     context: Feedable | None = None
     """A context that keeps itself, in place of the model's own cache."""
+    constraint: Constraint | None = None
+    """What the answer has to follow."""
     cancel: threading.Event = field(default_factory=threading.Event)
     """Set it, from any thread, to stop at the next token."""
 
@@ -212,6 +215,16 @@ class _Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers is not ty
         return only
 
 
+class _Allowed(LogitsProcessor):  # type: ignore[misc]  # transformers is not type-checked here
+    """Leaves only the tokens that a constraint allows."""
+
+    def __init__(self, constraint: Constraint, prompt_tokens: int) -> None:
+        self._constraint, self._prompt_tokens = constraint, prompt_tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self._constraint(input_ids[0, self._prompt_tokens :].tolist(), scores)
+
+
 class _Step(StoppingCriteria):  # type: ignore[misc]  # transformers is not type-checked here
     """Runs after every token: hands out text, stops, and swaps the memory every stride.
 
@@ -220,6 +233,11 @@ class _Step(StoppingCriteria):  # type: ignore[misc]  # transformers is not type
 
     def __init__(self, run: _Run, request: Request, reader: Reader, detokeniser: Detokeniser) -> None:
         self._run, self._request, self._reader, self._detokeniser = run, request, reader, detokeniser
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The answer so far."""
+        return self._run.token_ids
 
     def __call__(self, input_ids: Tensor, scores: Tensor | None, **kwargs: Any) -> Tensor:
         return torch.tensor([self._ends(int(input_ids[0, -1]))], device=input_ids.device)
@@ -277,6 +295,8 @@ def _feed(context: Feedable, request: Request, step: _Step) -> None:
     with context.attached():
         logits = context.feed(request.prompt_ids, last_alone=True)[None]
         for done in range(1, request.max_new_tokens + 1):
+            if request.constraint is not None:
+                logits = request.constraint(step.token_ids, logits)
             token = (logits if sampler is None else sampler(logits, logits)).argmax(-1, keepdim=True)
             if bool(step(token, None)[0]) or done == request.max_new_tokens:
                 return
@@ -305,7 +325,11 @@ def _generate(model: PreTrainedModel, request: Request, reader: Reader, step: _S
         eos_token_id=sorted(request.stop_ids) or None,
         pad_token_id=request.pad_id,
     )
-    processors: Sequence[LogitsProcessor] = [_Sampler(request.sampling)] if request.sampling.temperature > 0 else []
+    processors: list[LogitsProcessor] = []
+    if request.constraint is not None:
+        processors.append(_Allowed(request.constraint, len(request.prompt_ids)))
+    if request.sampling.temperature > 0:
+        processors.append(_Sampler(request.sampling))
     model.generate(
         ids,
         attention_mask=torch.ones_like(ids),

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from agentmem.errors import InvalidInput, UnsupportedModel
 from agentmem.model.attention import Placed, set_implementation
 from agentmem.model.chat import ChatFormat
+from agentmem.model.constraint import Constraint, Grammars
 from agentmem.model.fingerprint import kv_fingerprint, model_fingerprint
 from agentmem.model.generation import Generation, OnStride, Request, Sampling
 from agentmem.model.kv import KV
@@ -311,6 +312,7 @@ class LocalModel:
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         cancel: threading.Event | None = None,
+        grammar: str | None = None,
     ) -> Generation:
         """Begin to generate, in a thread of its own, while reading ``placed``.
 
@@ -320,6 +322,7 @@ class LocalModel:
 
         ``on_stride`` is called in that thread after every ``stride`` generated tokens and says what to read from there
         on: a Placed, None (nothing), or UNCHANGED. It may run this model. Setting ``cancel`` stops at the next token.
+        With a ``grammar`` (``model.constraint``) the answer follows it.
 
         Raises:
             InvalidInput: prompt and answer do not fit into ``max_positions``, unknown ids, or a number out of range.
@@ -349,9 +352,22 @@ class LocalModel:
             stop_ids=self.chat.stop_ids,
             stop_strings=(*stop, *self.chat.stop_strings),
             pad_id=0 if pad is None else pad,
+            constraint=self.constraint(grammar),
             cancel=cancel or threading.Event(),
         )
         return Generation(self.model, self.tokenizer, self.lock, request)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Grammars over this model's tokens. Raises InvalidInput when the extra ``structured`` is not installed."""
+        return Grammars(self.tokenizer, self.config.vocab_size)
+
+    def constraint(self, grammar: str | None) -> Constraint | None:
+        """A new answer's way through a grammar. Raises InvalidInput for one that cannot be followed."""
+        if grammar is None:
+            return None
+        self.grammars.check(grammar)
+        return Constraint(self.grammars, grammar, self.chat.stop_ids)
 
     def _padded(self, rows: Sequence[list[int]]) -> Tensor:
         """Ids padded on the right: causality alone keeps the padding from being seen."""

@@ -54,14 +54,14 @@ async def chat(request: Request, body: ChatRequest, caller: Admitted) -> ChatCom
 
 def _begin(host: Host, scope: Scope, session: str, messages: list[Message], body: ChatRequest) -> ReplyStream:
     conversation = host.llm.conversation(user=scope.user, agent=scope.agent, session=session)
-    if body.response_format is not None and body.response_format.get("type") != "text":
-        raise Failure(400, "response_format must be text here", code="unsupported", param="response_format")
     options: dict[str, Any] = {"temperature": body.temperature or 0.0, "seed": body.seed}
+    if body.response_format is not None:
+        options["schema"] = body.response_format.schema_to_follow
     if body.top_p is not None:
         options["top_p"] = body.top_p
     if wanted := body.max_completion_tokens or body.max_tokens:
         options["max_new_tokens"] = host.room(wanted)
-    return conversation.stream(messages, stop=body.stop or (), tools=choose(body.tools, body.tool_choice), **options)
+    return conversation.stream(messages, stop=body.stop or (), **choose(body.tools, body.tool_choice), **options)
 
 
 class Answer:

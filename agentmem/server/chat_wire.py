@@ -7,7 +7,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from agentmem.records import Usage
-from agentmem.server.dialogue import CallItem, ChatMessage, Extension, Seed, Temperature, Tokens, Tool, TopP
+from agentmem.server.dialogue import (
+    CallItem,
+    ChatMessage,
+    Extension,
+    Form,
+    Seed,
+    Temperature,
+    Tokens,
+    Tool,
+    ToolChoice,
+    TopP,
+)
 
 Finish = Literal["stop", "length", "tool_calls"]
 
@@ -16,6 +27,24 @@ class StreamOptions(BaseModel):
     """How to stream."""
 
     include_usage: bool = False
+
+
+class NamedSchema(BaseModel):
+    """A JSON schema with a name."""
+
+    name: str
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class ResponseFormat(Form):
+    """The form of the answer."""
+
+    json_schema: NamedSchema | None = None
+
+    @property
+    def schema_to_follow(self) -> dict[str, Any] | None:
+        """The schema; None for text."""
+        return self.follow(None if self.json_schema is None else self.json_schema.schema_)
 
 
 class ChatRequest(BaseModel):
@@ -34,8 +63,8 @@ class ChatRequest(BaseModel):
     seed: Seed | None = None
     n: Literal[1] | None = None
     tools: list[Tool] | None = None
-    tool_choice: Any = None
-    response_format: dict[str, Any] | None = None
+    tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
     user: str | None = None
     """Whose memory is read and written."""
     logprobs: Literal[False] | None = None

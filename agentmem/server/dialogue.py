@@ -174,15 +174,47 @@ def session_of(messages: Sequence[Message]) -> str:
     return "chat-" + hashlib.sha256(f"{first.role}\x00{first.content}".encode()).hexdigest()[:24]
 
 
-def choose(tools: Sequence[Tool] | None, choice: object) -> list[dict[str, Any]]:
-    """The tools that are offered.
+class NamedFunction(BaseModel):
+    """The function to call."""
 
-    Raises:
-        Failure: a choice that this server cannot enforce.
-    """
-    if choice not in (None, "auto", "none"):
-        message = "tool_choice must be auto or none here: a call cannot be enforced"
-        raise Failure(400, message, code="unsupported", param="tool_choice")
-    if choice == "none":
-        return []
-    return [tool.model_dump(exclude_none=True) for tool in tools or ()]
+    name: str
+
+
+class NamedChoice(BaseModel):
+    """Call this one: chat completions name it within ``function``, responses beside it."""
+
+    type: Literal["function"]
+    function: NamedFunction | None = None
+    name: str | None = None
+
+
+ToolChoice = Literal["auto", "none", "required"] | NamedChoice
+
+
+def choose(tools: Sequence[Tool] | None, choice: ToolChoice | None) -> dict[str, Any]:
+    """The tools that are offered, and whether one has to be called, as ``Conversation`` takes them."""
+    if choice == "none" or not tools:
+        if choice not in (None, "auto", "none"):
+            raise Failure(
+                400, "tool_choice names a tool, and there are none", code="invalid_value", param="tool_choice"
+            )
+        return {}
+    offered = [tool.model_dump(exclude_none=True) for tool in tools]
+    if isinstance(choice, NamedChoice):
+        name = choice.function.name if choice.function is not None else choice.name
+        if name not in {tool.function.name for tool in tools}:
+            raise Failure(400, "tool_choice names no tool of this request", code="invalid_value", param="tool_choice")
+        return {"tools": offered, "tool_choice": name}
+    return {"tools": offered, "tool_choice": choice or "auto"}
+
+
+class Form(BaseModel):
+    """The form of an answer: text, a JSON object, or JSON that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+
+    def follow(self, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The schema to follow; None for text."""
+        if self.type == "json_schema":
+            return {} if schema is None else schema
+        return {"type": "object"} if self.type == "json_object" else None

@@ -31,6 +31,7 @@ from agentmem.server.responses_wire import (
     ResponseObject,
     ResponseRequest,
     ResponseUsage,
+    TextForm,
     to_chat,
 )
 from agentmem.server.serving import EventStream, Host, Serving, host_of
@@ -78,16 +79,15 @@ class Answer:
             options["top_p"] = body.top_p
         if body.max_output_tokens is not None:
             options["max_new_tokens"] = host.room(body.max_output_tokens)
-        tools = choose([tool.tool for tool in body.tools or ()], body.tool_choice)
-        if (body.text or {}).get("format", {"type": "text"}) != {"type": "text"}:
-            raise Failure(400, "text.format must be text here", code="unsupported", param="text")
+        if body.text is not None:
+            options["schema"] = body.text.format.schema_to_follow
         conversation = host.llm.conversation(user=scope.user, agent=scope.agent, session=self._session)
         stream = conversation.stream(
             [*system, *messages],
-            tools=tools,
             after=after,
             remember=body.store is not False,
             reply_turn=self._turn,
+            **choose([tool.tool for tool in body.tools or ()], body.tool_choice),
             **options,
         )
         asked = with_ids(messages, self._session if after is None else after)[-1][1]
@@ -97,7 +97,8 @@ class Answer:
             "model": body.model,
             "instructions": body.instructions,
             "previous_response_id": body.previous_response_id,
-            "tool_choice": "none" if body.tool_choice == "none" else "auto",
+            "tool_choice": body.tool_choice or "auto",
+            "text": (body.text or TextForm()).model_dump(by_alias=True, exclude_none=True),
             "tools": [{"parameters": {}, "strict": False, **t.model_dump(exclude_none=True)} for t in body.tools or ()],
             "metadata": body.metadata or {},
             "temperature": body.temperature,

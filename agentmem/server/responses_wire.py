@@ -12,12 +12,14 @@ from agentmem.server.dialogue import (
     CallItem,
     ChatMessage,
     Extension,
+    Form,
     FunctionCall,
     FunctionTool,
     Temperature,
     TextPart,
     Tokens,
     Tool,
+    ToolChoice,
     TopP,
 )
 from agentmem.server.failures import Failure
@@ -53,6 +55,25 @@ class ResponseTool(BaseModel):
         return Tool(type="function", function=function)
 
 
+class TextFormat(Form):
+    """The form of the answer."""
+
+    name: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+    @property
+    def schema_to_follow(self) -> dict[str, Any] | None:
+        """The schema; None for text."""
+        return self.follow(self.schema_)
+
+
+class TextForm(BaseModel):
+    """How the answer is written."""
+
+    format: TextFormat = Field(default_factory=lambda: TextFormat(type="text", schema=None))
+
+
 class ResponseRequest(BaseModel):
     """What is new in a dialogue. Fields that are not named here are ignored."""
 
@@ -68,8 +89,8 @@ class ResponseRequest(BaseModel):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     tools: list[ResponseTool] | None = None
-    tool_choice: Any = None
-    text: dict[str, Any] | None = None
+    tool_choice: ToolChoice | None = None
+    text: TextForm | None = None
     user: str | None = None
     """Whose memory is read and written."""
     metadata: dict[str, str] | None = None
@@ -163,7 +184,7 @@ class ResponseObject(BaseModel):
     instructions: str | None = None
     previous_response_id: str | None = None
     parallel_tool_calls: bool = True
-    tool_choice: Literal["auto", "none"] = "auto"
+    tool_choice: ToolChoice = "auto"
     tools: list[dict[str, Any]] = []
     metadata: dict[str, str] = {}
     temperature: float | None = None

@@ -155,6 +155,7 @@ def test_answers_of_others_are_not_found(locked: Running, keys: tuple[Path, dict
         {"input": [{"type": "function_call", "call_id": "c", "name": "add", "arguments": "[1]"}]},
         {"tools": [{"type": "web_search"}]},
         {"tool_choice": "required"},
+        {"text": {"format": {"type": "xml"}}},
         {"max_output_tokens": 0},
         {"background": True},
     ],

@@ -144,6 +144,7 @@ class Stream(Hook):
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         cancel: threading.Event | None = None,
+        grammar: str | None = None,
     ) -> Generation:
         """Read a prompt and begin to generate, in a thread of its own, as ``LocalModel.generate`` does.
 
@@ -166,6 +167,7 @@ class Stream(Hook):
             stop_strings=(*stop, *model.chat.stop_strings),
             pad_id=0,
             context=self,
+            constraint=model.constraint(grammar),
             cancel=cancel or threading.Event(),
         )
         return Generation(model.model, model.tokenizer, model.lock, request)
