@@ -49,16 +49,18 @@ def serve(
     Only this machine reaches it, unless --host says otherwise; then keys are needed. Logs are JSON lines on stderr.
     """
     need("server", "fastapi")
-    from agentmem.server.app import Limits, make_app
     from agentmem.server.keys import KeyFile
+    from agentmem.server.limits import Limits
     from agentmem.server.run import check_address, log_to_stderr, make_server, own_names
 
     if keys is not None and not keys.exists():
         raise InvalidInput(f"there is no file of keys at {keys}; make one with: agentmem keys add NAME --keys {keys}")
     check_address(host, keys=keys is not None)
     limits = Limits(rate=None if rate == "none" else rate, max_body=max_body)
-    _ = limits.rate_item  # before a model is loaded
+    _ = limits.rate_item
+    # PyTorch takes seconds: not before all that was checked.
     from agentmem.recipes.spec import parse_recipe
+    from agentmem.server.app import make_app
 
     with open_llm(store, model, recipe=parse_recipe(recipe), max_new_tokens=max_new_tokens) as llm:
         app = make_app(llm, keys=None if keys is None else KeyFile(keys), hosts=own_names(host), limits=limits)

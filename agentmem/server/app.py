@@ -5,51 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
-from limits import RateLimitItem, parse
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from agentmem.errors import InvalidInput
 from agentmem.llm import MemoryLLM
 from agentmem.server import chat, embeddings, failures, health, memories, models, responses
 from agentmem.server.access import Door
 from agentmem.server.keys import KeyFile
+from agentmem.server.limits import Limits
 from agentmem.server.observe import Metrics, Observed
 from agentmem.server.patience import Patience
 from agentmem.server.serving import Gone, Host
 from agentmem.server.worker import Worker
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one client may ask of the server.
-
-    ``rate`` is requests per key (or address), as ``limits`` writes it ("600/minute"); None for no limit. ``max_body``
-    is in bytes, ``body_seconds`` the time a request's body may take. ``per_caller`` and ``in_all`` are requests that
-    wait for the model, of one user and of all.
-    """
-
-    rate: str | None = "600/minute"
-    max_body: int = 8 * 2**20
-    body_seconds: float = 30.0
-    per_caller: int = 16
-    in_all: int = 256
-
-    @property
-    def rate_item(self) -> RateLimitItem | None:
-        """The rate, read. Raises InvalidInput for what is none."""
-        if self.rate is None:
-            return None
-        try:
-            return parse(self.rate)
-        except ValueError as error:
-            raise InvalidInput(f"{self.rate!r} is no rate; write for example 600/minute or 10/second") from error
 
 
 def make_app(
@@ -80,8 +52,8 @@ def make_app(
         generate_unique_id_function=lambda route: route.name,  # names of a generated client's methods
         docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
-        # Requests get spans where the OpenTelemetry SDK is set up. Its log records would quote messages of errors.
-        telemetry={"logs": False, "operation_spans": False, "auto_configure": False},
+        # Our own (``observe``): FastAPI's would carry query strings, and messages of errors.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         responses={code: {"model": failures.ErrorReply} for code in (400, 401, 403, 408, 413, 429, 500, 503)},
     )
     app.state.door = Door(keys, limits.rate_item)

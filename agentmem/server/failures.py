@@ -82,6 +82,8 @@ class Failure(Exception):
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.status in (408, 413):  # the rest of the body is not waited for
+            headers["Connection"] = "close"
         return JSONResponse(self.body, self.status, headers)
 
 

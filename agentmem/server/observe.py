@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from opentelemetry import trace
+from opentelemetry import propagate, trace
+from opentelemetry.trace import Span, SpanKind
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,7 +59,7 @@ class Metrics:
 
 
 class Observed:
-    """ASGI middleware: counts, times and logs each request, and names it in the header ``x-request-id``."""
+    """ASGI middleware: counts, times, traces and logs each request, and names it in the header ``x-request-id``."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -68,6 +69,12 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        parent = propagate.extract({key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]})
+        tracer = trace.get_tracer("agentmem")
+        with tracer.start_as_current_span(scope["method"], parent, SpanKind.SERVER) as span:
+            await self._observe(scope, receive, send, span)
+
+    async def _observe(self, scope: Scope, receive: Receive, send: Send, span: Span) -> None:
         began, status, name = time.monotonic(), 0, uuid4().hex
 
         async def watch(message: Message) -> None:
@@ -86,6 +93,9 @@ class Observed:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.requests.labels(method, route, status or "none").inc()
             self._metrics.seconds.labels(route).observe(seconds)
+            span.update_name(f"{method} {route}")
+            span.set_attributes({"http.request.method": method, "http.route": route})
+            span.set_attribute("http.response.status_code", status)
             caller = scope.get("state", {}).get("caller")
             seen = {"request": name, "method": method, "route": route, "status": status, "caller": caller}
             log.info("request", extra={"seen": {**seen, "ms": round(1000 * seconds, 1)}})

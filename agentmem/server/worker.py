@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,6 +25,8 @@ class Job:
     """Something to be done with the model, and its outcome."""
 
     work: Callable[[], Any]
+    context: Context = field(default_factory=copy_context)
+    """Of who asked for it: spans of the job belong to the request's."""
     outcome: Future[Any] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
@@ -96,6 +99,6 @@ class Worker:
                 continue
             self._waited(time.monotonic() - job.since)
             try:
-                job.outcome.set_result(job.work())
+                job.outcome.set_result(job.context.run(job.work))
             except BaseException as error:  # noqa: BLE001  # raised where the outcome is awaited
                 job.outcome.set_exception(error)

@@ -12,8 +12,8 @@ import pytest
 from server_world import Running, running
 
 from agentmem import InvalidInput, MemoryLLM
-from agentmem.server.app import Limits
 from agentmem.server.keys import Grant, KeyFile, add_key, read_keys, remove_key
+from agentmem.server.limits import Limits
 from agentmem.server.run import check_address, is_loopback
 
 Keys = tuple[Path, dict[str, str]]

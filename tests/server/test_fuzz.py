@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance
 from server_world import Running, running
 
 from agentmem import MemoryLLM
-from agentmem.server.app import Limits
+from agentmem.server.limits import Limits
 
 
 @schemathesis.serializer("application/jsonl")

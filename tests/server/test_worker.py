@@ -16,8 +16,8 @@ import pytest
 from server_world import Running, running
 
 from agentmem import MemoryLLM, Scope
-from agentmem.server.app import Limits
 from agentmem.server.failures import Failure
+from agentmem.server.limits import Limits
 from agentmem.server.worker import Worker
 
 
