@@ -17,8 +17,8 @@ from agentmem.model.constraint import choice_grammar, json_grammar
 from agentmem.model.generation import UNCHANGED, Generation, OnStride, Sampling
 from agentmem.reader import Recalled
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
-from agentmem.text import check_text
 from agentmem.store.known import ever_stored
+from agentmem.text import check_text
 from agentmem.tools import CLOSE, OPEN, call_schemas, check_tools, offer
 from agentmem.turns import ReplyStream, TurnRequest, answer, branch, check_dialogue, said, with_ids, words
 from agentmem.window import Window, fit

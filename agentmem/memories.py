@@ -79,7 +79,8 @@ class Memories:
     ) -> tuple[Sequence[Memory], str | None]:
         """As ``list``, page by page: some memories, and the cursor of the page behind them (None: there is none).
 
-        What is written or deleted meanwhile neither repeats nor hides a memory. Raises InvalidInput for a bad cursor.
+        What is written or deleted meanwhile neither repeats nor hides a memory; one whose own place in the order
+        changes (it was just used, say) may be seen twice or missed. Raises InvalidInput for a bad cursor.
         """
         wanted = cast(Filters, filters)
         return page(self._store, self.scope, sort=sort, limit=limit, cursor=cursor, filters=wanted)

@@ -44,6 +44,7 @@ SortKey = Literal[
     "-kv_bytes",
 ]
 JSONL = "application/jsonl"
+WHOSE = "Whose memories; a header or the key may say so instead."
 
 
 class Strict(BaseModel):
@@ -82,6 +83,8 @@ class ListQuery(Filter):
     limit: int = Field(50, ge=1, le=500)
     cursor: str | None = Field(None, max_length=2000)
     """``next_cursor`` of the page before."""
+    user: str | None = Field(None, description=WHOSE)
+    """Read by ``_mine``; named here because what is not named is refused."""
 
 
 class Page(BaseModel):
@@ -172,7 +175,7 @@ class Imported(BaseModel):
 async def _mine(
     request: Request,
     caller: Admitted,
-    user: Annotated[str | None, Query(description="Whose memories; a header or the key may say so instead.")] = None,
+    user: Annotated[str | None, Query(description=WHOSE)] = None,
 ) -> Mine:
     scope = caller.scope(user)
     host = host_of(request)

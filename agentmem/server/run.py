@@ -16,6 +16,8 @@ from agentmem.server.observe import JsonLines
 
 HEADER_SECONDS = 15.0
 """A connection that has not sent a request's headers by then is closed."""
+CONNECTIONS = 1000
+"""More at once are answered 503."""
 DRAIN_SECONDS = 60
 """Requests under way have so long to end when the server is told to stop."""
 
@@ -70,6 +72,7 @@ def make_server(app: Starlette, host: str, port: int) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # who asks is the address that connected, not what a header says
+        limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     # It writes whole paths with their queries; ours (``observe``) does not.

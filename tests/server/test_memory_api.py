@@ -58,9 +58,10 @@ def test_search_explains_itself(http: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize("sort", ["created_at", "-created_at", "-uses", "frequency", "-n_tokens", "kv_bytes"])
-def test_pages_hold_everything_once_and_in_order(http: httpx2.Client, sort: str) -> None:
+def test_pages_hold_everything_once_and_in_order(http: httpx2.Client, llm: MemoryLLM, sort: str) -> None:
     written = [add(http, f"{text} {i}")["id"] for i in range(3) for text in TEXTS]
     http.post("/v1/memories", json={"text": "A long story, told at length. " * 60}).raise_for_status()
+    assert llm.flush(60)  # sizes of KV, which one order goes by, no longer change
     whole = http.get("/v1/memories", params={"sort": sort, "limit": 500}).json()
     assert whole["next_cursor"] is None
     pages, cursor = [], None
@@ -86,6 +87,15 @@ def test_writing_and_deleting_meanwhile_repeat_and_hide_nothing(http: httpx2.Cli
     http.delete(f"/v1/memories/{ids[-3]}")  # the last one that was shown
     second = http.get("/v1/memories", params={"limit": 500, "cursor": first["next_cursor"]}).json()
     assert [memory["id"] for memory in second["data"]] == ids[-4::-1]
+
+
+def test_the_user_may_stand_in_the_address(server: Running) -> None:
+    with server.http() as http:
+        http.post("/v1/memories?user=addressed", json={"text": TEXTS[0]}).raise_for_status()
+        data = http.get("/v1/memories", params={"user": "addressed", "sort": "created_at"}).json()["data"]
+        assert [memory["text"] for memory in data] == TEXTS[:1]
+        assert http.get("/v1/memories", params={"user": "somebody"}).json()["data"] == []
+        assert http.get(f"/v1/memories/{data[0]['id']}", params={"user": "addressed"}).status_code == 200
 
 
 def test_filters(http: httpx2.Client) -> None:
