@@ -14,7 +14,16 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from agentmem.errors import AgentMemError, Closed, InvalidInput, NotFound, StoreBusy, StoreFull, StreamChanged
+from agentmem.errors import (
+    AgentMemError,
+    Closed,
+    InvalidInput,
+    NotFound,
+    StoreBusy,
+    StoreFull,
+    StoreUnavailable,
+    StreamChanged,
+)
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +32,7 @@ STATUS: tuple[tuple[type[AgentMemError], int, str], ...] = (
     (NotFound, 404, "not_found"),
     (StreamChanged, 409, "conflict"),
     (StoreBusy, 503, "store_busy"),
+    (StoreUnavailable, 503, "store_unavailable"),
     (StoreFull, 507, "store_full"),
     (Closed, 503, "shutting_down"),
 )

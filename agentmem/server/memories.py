@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 MAX_INT = 2**31 - 1
 Count = Annotated[int, Field(ge=0, le=MAX_INT)]
+Age = Annotated[str, Field(pattern="^[0-9]{1,6}[hdw]$")]
 Tag = Annotated[str, Field(min_length=1, max_length=256)]
 Session = Annotated[str, Field(max_length=256)]
 SortKey = Literal[
@@ -120,6 +121,15 @@ class NewText(Strict):
     session: Session | None = None
     tags: list[Tag] = Field(default_factory=list, max_length=64)
     meta: dict[str, Any] = Field(default_factory=dict)
+    ttl: Age | None = None
+    """Forget it after so long: 12h, 30d, 8w."""
+
+
+class Expiry(Strict):
+    """How long from now a memory is kept."""
+
+    ttl: Age | None
+    """12h, 30d, 8w; null: for good."""
 
 
 class Added(BaseModel):
@@ -154,7 +164,7 @@ class Prune(Strict):
     max_bytes: int | None = Field(None, ge=0, le=2**62)
     """Most bytes of KV to keep; texts stay."""
     max_memories: Count | None = None
-    unused_for: str | None = Field(None, pattern="^[0-9]{1,6}[hdw]$")
+    unused_for: Age | None = None
     """Forget what was neither written nor read for so long: 12h, 30d, 8w."""
     dry_run: bool = True
     """Only say what would go. False does it."""
@@ -212,7 +222,8 @@ async def list_memories(mine: TheirMemories, query: Annotated[ListQuery, Query()
 @router.post("", status_code=201)
 async def add_memory(mine: TheirMemories, body: NewText) -> Added:
     """Remember a text. When this returns, it is on disk."""
-    add = partial(mine.memories.add, body.text, role=body.role, session=body.session, tags=body.tags, meta=body.meta)
+    given = body.model_dump(exclude={"text"})
+    add = partial(mine.memories.add, body.text, **given)
     return Added(data=await mine.model(add))
 
 
@@ -296,6 +307,12 @@ async def delete_memory(mine: TheirMemories, id: str) -> Forgotten:
 async def pin_memory(mine: TheirMemories, id: str, body: Annotated[Pin, Body()]) -> Memory:
     """Pin a memory, so that it is never evicted, or unpin it."""
     return await mine.store(partial(mine.memories.pin, id, body.pinned))
+
+
+@router.put("/{id}/expiry", responses=_ABSENT)
+async def expire_memory(mine: TheirMemories, id: str, body: Annotated[Expiry, Body()]) -> Memory:
+    """Forget a memory so long from now, or keep it for good."""
+    return await mine.store(partial(mine.memories.expire, id, body.ttl))
 
 
 @router.get("/{id}/history", responses=_ABSENT)

@@ -14,11 +14,13 @@ from agentmem.errors import InvalidInput
 from agentmem.records import Memory, Scope
 from agentmem.store.inputs import check_int, now_us
 from agentmem.store.places import find_place
+from agentmem.store.retry import retried
 from agentmem.store.rows import Filters, filter_conditions, order_by, select_rows, to_memories
 from agentmem.store.schema import MemoryRow
 from agentmem.store.store import Store
 
 
+@retried
 def page(
     store: Store, scope: Scope, *, sort: str, limit: int, cursor: str | None, filters: Filters
 ) -> tuple[list[Memory], str | None]:

@@ -128,6 +128,18 @@ def test_prune_is_a_rehearsal_unless_told(http: httpx2.Client) -> None:
     assert len(http.get("/v1/memories").json()["data"]) == 2
 
 
+def test_what_is_kept_for_a_while_only(http: httpx2.Client) -> None:
+    memory = add(http, TEXTS[0], ttl="12h")
+    assert memory["expires_at"] > memory["created_at"]
+    url = f"/v1/memories/{memory['id']}/expiry"
+    assert http.put(url, json={"ttl": None}).json()["expires_at"] is None
+    assert http.put(url, json={"ttl": "8w"}).json()["expires_at"] > memory["expires_at"]
+    assert http.put("/v1/memories/none/expiry", json={"ttl": "8w"}).status_code == 404
+    assert http.post("/v1/memories", json={"text": "x", "ttl": "soon"}).status_code == 400
+    for ttl in ("0h", "999999w", 3):
+        assert http.put(url, json={"ttl": ttl}).status_code == 400
+
+
 def test_several_are_forgotten_or_none(http: httpx2.Client) -> None:
     ids = [add(http, text)["id"] for text in TEXTS]
     assert http.post("/v1/memories/delete", json={"ids": [*ids[:2], "absent"]}).status_code == 404
