@@ -119,6 +119,12 @@ def test_nothing_is_stored_where_nothing_is_to_be_remembered(llm: MemoryLLM) -> 
     assert [(memory.id, memory.uses) for memory in fresh.memories.list()] == stored
 
 
+@pytest.mark.parametrize("options", [{"temperature": 5e-324}, {"temperature": 1.9, "top_p": 5e-324}])
+def test_the_least_temperature_and_top_p_take_the_likeliest_token(llm: MemoryLLM, options: dict[str, float]) -> None:
+    plain = llm.conversation(user="cold").chat("My dog is called Biscuit.", remember=False)
+    assert llm.conversation(user="cold").chat("My dog is called Biscuit.", remember=False, **options).text == plain.text
+
+
 # ----------------------------------------------------------------------------------------------------------- stopping
 
 

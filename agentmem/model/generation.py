@@ -189,6 +189,10 @@ class Generation:
             raise self._run.error
 
 
+_COLDEST = 1e-6
+"""Least temperature that float32 can divide by; below it one token has all the probability anyway."""
+
+
 class _Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers is not type-checked here
     """Samples with a generator of its own and leaves only the sampled token possible for the greedy choice after it."""
 
@@ -203,12 +207,14 @@ class _Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers is not ty
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         # On the CPU in float32: a seed gives the same draws on any device.
         logits = scores[0].float().cpu()
-        probs = ((logits - logits.max()) / self._sampling.temperature).softmax(-1)
+        probs = ((logits - logits.max()) / max(self._sampling.temperature, _COLDEST)).softmax(-1)
         ranked, order = probs.sort(descending=True)
         if 0 < self._sampling.top_k < len(ranked):
             ranked[self._sampling.top_k :] = 0
         before = ranked.cumsum(0) - ranked
-        ranked[before >= self._sampling.top_p * ranked.sum()] = 0
+        beyond = before >= self._sampling.top_p * ranked.sum()
+        beyond[0] = False  # also where top_p is less than float32 can tell from nothing
+        ranked[beyond] = 0
         token = order[torch.multinomial(ranked, 1, generator=self._generator)]
         only = torch.full_like(scores, float("-inf"))
         only[0, token.to(scores.device)] = 0.0
