@@ -63,7 +63,12 @@ def serve(
     from agentmem.server.app import make_app
 
     with open_llm(store, model, recipe=parse_recipe(recipe), max_new_tokens=max_new_tokens) as llm:
-        app = make_app(llm, keys=None if keys is None else KeyFile(keys), hosts=own_names(host), limits=limits)
+        app = make_app(
+            llm,
+            keys=None if keys is None else KeyFile(keys),
+            hosts=own_names(host, keys=keys is not None),
+            limits=limits,
+        )
         log_to_stderr()
         make_server(app, host, port).run()
 

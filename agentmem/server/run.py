@@ -54,9 +54,10 @@ def check_address(host: str, *, keys: bool) -> None:
         )
 
 
-def own_names(host: str) -> list[str]:
-    """Names under which a server that only this machine reaches may be addressed; any for another one."""
-    return ["localhost", "127.0.0.1", "[::1]", host] if is_loopback(host) else ["*"]
+def own_names(host: str, *, keys: bool) -> list[str]:
+    """Names under which a server may be addressed: without keys this machine's, so that no page in a browser here
+    reaches it under a name of its own (DNS rebinding); with keys any, a proxy's for example."""
+    return ["*"] if keys else ["localhost", "127.0.0.1", "[::1]", host]
 
 
 def make_server(app: Starlette, host: str, port: int) -> uvicorn.Server:

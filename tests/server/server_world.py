@@ -50,7 +50,7 @@ class Running:
 @contextmanager
 def running(llm: MemoryLLM, **options: Any) -> Iterator[Running]:
     """The application at a free port of this machine."""
-    app = make_app(llm, hosts=own_names("127.0.0.1"), **options)
+    app = make_app(llm, hosts=own_names("127.0.0.1", keys="keys" in options), **options)
     server = make_server(app, "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

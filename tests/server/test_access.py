@@ -129,6 +129,8 @@ def test_a_page_in_a_browser_reaches_nothing(server: Running) -> None:
     with server.http() as http:
         # DNS rebinding: a name of the attacker's that leads to this machine.
         assert http.get("/v1/models", headers={"Host": "attacker.example"}).status_code == 400
+        for name in ("localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"):
+            assert http.get("/v1/models", headers={"Host": name}).status_code == 200
         # A form or a beacon: no JSON, no preflight.
         body = json.dumps(say("Hello!"))
         for kind in ("text/plain", "application/x-www-form-urlencoded"):
@@ -138,6 +140,11 @@ def test_a_page_in_a_browser_reaches_nothing(server: Running) -> None:
         answer = http.options("/v1/chat/completions", headers=preflight)
         assert answer.status_code == 405
         assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_with_keys_a_proxy_may_use_its_own_name(locked: Running, keys: Keys) -> None:
+    with locked.http(keys[1]["ada"]) as http:
+        assert http.get("/v1/models", headers={"Host": "memory.example"}).status_code == 200
 
 
 def test_too_many_requests_wait(llm: MemoryLLM, keys: Keys) -> None:
