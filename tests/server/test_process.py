@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,9 @@ def test_keys_are_made_listed_and_asked_for(tmp_path: Path) -> None:
     assert run("keys", "list", "--keys", keys).stdout == "phone: ada\n"
     with serving(store, "--keys", keys) as (process, url):
         assert httpx2.get(f"{url}/v1/models").status_code == 401
-        assert client(url, token).models.list().data[0].id == "bundled"
-        client(url, token).chat.completions.create(model="bundled", messages=user("My dog is called Biscuit."))
+        with client(url, token) as api:
+            assert api.models.list().data[0].id == "bundled"
+            api.chat.completions.create(model="bundled", messages=user("My dog is called Biscuit."))
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)
     log = (tmp_path / "log").read_text()
@@ -112,13 +114,14 @@ def test_what_is_not_safe_or_not_there_is_refused_before_a_model_is_loaded(
 def test_told_to_stop_it_finishes_what_it_began(tmp_path: Path, babbler: Path) -> None:
     store = tmp_path / "memory.db"
     with serving(store, "--model", str(babbler)) as (process, url):
-        stream = client(url).chat.completions.create(
-            model=babbler.name, messages=user("Go on!"), max_tokens=300, stream=True, user="ada"
-        )
-        chunks = iter(stream)
-        next(chunks)
-        process.send_signal(signal.SIGTERM)
-        rest = list(chunks)
+        with client(url) as api:
+            stream = api.chat.completions.create(
+                model=babbler.name, messages=user("Go on!"), max_tokens=300, stream=True, user="ada"
+            )
+            chunks = iter(stream)
+            next(chunks)
+            process.send_signal(signal.SIGTERM)
+            rest = list(chunks)
         assert rest[-1].choices[0].finish_reason == "length"
         assert process.wait(60) in (0, -signal.SIGTERM)
     with Store.open(store) as opened:
@@ -131,10 +134,10 @@ def test_killed_it_has_lost_nothing_that_it_acknowledged(tmp_path: Path) -> None
     with serving(store) as (process, url):
 
         def tell() -> None:
-            with suppress(APIConnectionError):
+            with suppress(APIConnectionError), client(url) as api:
                 for number in range(1000):
                     said = f"My number is {number}."
-                    client(url).responses.create(model="bundled", input=said, max_output_tokens=1)
+                    api.responses.create(model="bundled", input=said, max_output_tokens=1)
                     told.append(said)
 
         thread = threading.Thread(target=tell)
@@ -155,14 +158,15 @@ def test_many_users_at_once_each_hear_their_own_secret(tmp_path: Path) -> None:
     with serving(tmp_path / "memory.db", "--rate", "none") as (_, url):
 
         def live(number: int) -> tuple[str, str]:
-            api, who = client(url), f"user{number}"
-            api.chat.completions.create(model="bundled", messages=user(f"My dog is called {names[number]}."), user=who)
-            asked = {"model": "bundled", "messages": user("What is my dog called?"), "user": who}
-            if number % 2:
-                answer = api.chat.completions.create(**asked).choices[0].message.content
-            else:
-                pieces = api.chat.completions.create(**asked, stream=True)
-                answer = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+            who = f"user{number}"
+            with client(url) as api:
+                ask = partial(api.chat.completions.create, model="bundled", user=who)
+                ask(messages=user(f"My dog is called {names[number]}."))
+                if number % 2:
+                    answer = ask(messages=user("What is my dog called?")).choices[0].message.content
+                else:
+                    with ask(messages=user("What is my dog called?"), stream=True) as pieces:
+                        answer = "".join(piece.choices[0].delta.content or "" for piece in pieces)
             return names[number], answer or ""
 
         with ThreadPoolExecutor(len(names)) as pool:
