@@ -22,14 +22,12 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _BLOCK = re.compile(rf"{OPEN}(.*?)(?:{CLOSE}|\Z)", re.DOTALL)
 _OFFER = """# Tools
 
-You may call one or more functions to assist with the user query.
-
-You are provided with function signatures within <tools></tools> XML tags:
+Each line between <tools> and </tools> describes a function that you can call:
 <tools>
 {tools}
 </tools>
 
-For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+To call a function, answer with its name and arguments as a JSON object within the tags <tool_call> and </tool_call>:
 <tool_call>
 {{"name": <function-name>, "arguments": <args-json-object>}}
 </tool_call>"""
