@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from agentmem.conversation import PREVIOUS, Conversation
-from agentmem.errors import InvalidInput, PayloadDamaged, StoreBusy, StoreFull, StreamChanged
+from agentmem.errors import InvalidInput, PayloadDamaged, StoreBusy, StoreFull, StoreUnavailable, StreamChanged
 from agentmem.model.generation import Generation
 from agentmem.model.stream import Stream
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
@@ -219,7 +219,7 @@ class StreamConversation(Conversation):
         assert self._kept is not None
         try:
             self._kept.commit(self._running.tail(), self._running.n_tokens, {"turns": self._fed, "unfed": self._unfed})
-        except (StreamChanged, StoreBusy, StoreFull) as error:
+        except (StreamChanged, StoreBusy, StoreFull, StoreUnavailable) as error:
             self._notes.append(f"the stream could not be kept, and will be encoded again from its text: {error}")
             self._close()
 

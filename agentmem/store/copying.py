@@ -15,15 +15,26 @@ from agentmem.store.dialects import on_postgres
 from agentmem.store.payloads import INLINE_MAX
 from agentmem.store.places import see_all
 from agentmem.store.rows import SLICE
-from agentmem.store.schema import Base, EmbeddingModel, KVPayload, KVTrash, MemoryRow, SchemaMeta, Space, StreamRow
+from agentmem.store.schema import (
+    Base,
+    EmbeddingModel,
+    KVPayload,
+    KVTrash,
+    MemoryRow,
+    SchemaMeta,
+    Space,
+    StreamRecord,
+    StreamRow,
+    StreamTail,
+)
 
 if TYPE_CHECKING:
     from agentmem.store.store import Store
 
 Progress = Callable[[int, int], None] | None
 
-_OWN = {SchemaMeta.__tablename__, KVTrash.__tablename__, StreamRow.__tablename__, KVPayload.__tablename__}
-"""Facts about a store's own files and buckets, streams (a cache that only files hold), and KV, which is moved below."""
+_OWN = {one.__tablename__ for one in (SchemaMeta, KVTrash, StreamRow, StreamRecord, StreamTail, KVPayload)}
+"""Facts about a store's own files and buckets, streams (a cache that is encoded anew), and KV, which is moved below."""
 _AT_ONCE = 16  # payloads in RAM
 
 

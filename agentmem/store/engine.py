@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -22,7 +21,8 @@ import sqlite_vec
 from pysqlite3 import dbapi2 as driver
 from sqlalchemy.pool import StaticPool
 
-from agentmem.errors import Closed, StoreBusy, StoreError, StoreFull, StoreOpenError
+from agentmem.errors import StoreBusy, StoreError, StoreFull, StoreOpenError
+from agentmem.store.connections import Connections
 
 if sys.platform != "win32":
     import fcntl
@@ -47,8 +47,6 @@ PRAGMAS = (
 # Primary result codes of SQLite (sqlite.org/rescode.html).
 _BUSY, _LOCKED, _READONLY, _IOERR, _CORRUPT, _FULL, _NOTADB = 5, 6, 8, 10, 11, 13, 26
 _NO_SPACE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-
-_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
 def check_driver(version: tuple[int, ...] = driver.sqlite_version_info) -> None:
@@ -138,15 +136,15 @@ class FileLock:
             os.close(handle)
 
 
-class Database:
+class Database(Connections):
     """Connections to one file, or to one throwaway database in RAM (``path=None``)."""
+
+    _errors = (sa.exc.DBAPIError, driver.Error)  # the latter of statements that go past SQLAlchemy
 
     def __init__(self, path: Path | None, lock_timeout: float):
         check_driver()
+        super().__init__(str(path) if path else "the store in memory", lock_timeout)
         self.path = path
-        self.name = str(path) if path else "the store in memory"
-        self.lock_timeout = lock_timeout
-        self._closed = False
         # One connection in RAM cannot run two transactions at once; for a file this only queues our own writers.
         self._mutex = threading.RLock()
         self._depth = 0
@@ -162,7 +160,6 @@ class Database:
         sa.event.listen(self._engine, "connect", _prepare)
         sa.event.listen(self._engine, "begin", _begin)
         self._writer = self._engine.execution_options(write=True)
-        _open_databases.add(self)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -249,27 +246,9 @@ class Database:
                 raw.close()
         return True
 
-    @property
-    def closed(self) -> bool:
-        """True after close()."""
-        return self._closed
-
-    def close(self) -> None:
-        """Close every connection. Later calls raise Closed; closing twice is fine."""
-        self._closed = True
-        self._engine.dispose()
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Refuse a closed database; turn driver errors into ours."""
-        if self._closed:
-            raise Closed(f"{self.name} was closed; open it again with Store.open")
-        try:
-            yield
-        except sa.exc.DBAPIError as error:
-            raise translate(error.orig if isinstance(error.orig, Exception) else error, self.name) from error
-        except driver.Error as error:  # of a statement that went past SQLAlchemy
-            raise translate(error, self.name) from error
+    def _translate(self, error: Exception) -> StoreError:
+        original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        return translate(original if isinstance(original, Exception) else error, self.name)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -282,7 +261,7 @@ class Database:
             self._mutex.release()
 
     def _forget_parent(self) -> None:
-        """In a forked child: drop inherited connections without closing them (that would drop the parent's locks)."""
+        """Closing them would drop the parent's locks."""
         self._engine.dispose(close=False)
         self._mutex = threading.RLock()
         self._depth = 0
@@ -303,12 +282,3 @@ def _prepare(connection: Any, _record: object) -> None:
 def _begin(connection: sa.Connection) -> None:
     write = connection.get_execution_options().get("write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _after_fork() -> None:
-    for database in list(_open_databases):
-        database._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -63,6 +63,12 @@ def see_all(connection: sa.Connection) -> None:
         isolation.see_all(connection)
 
 
+def see_space(connection: sa.Connection, space_id: int) -> None:
+    """Let this transaction work on one space, by its key. (PostgreSQL shows nothing unless told.)"""
+    if on_postgres(connection):
+        isolation.narrow_to_space(connection, space_id)
+
+
 def lock_spaces(connection: sa.Connection) -> None:
     """Make writers of every space wait until this transaction ends. (On SQLite they do anyway.)"""
     connection.execute(sa.select(Space.id).order_by(Space.id).with_for_update(key_share=True))

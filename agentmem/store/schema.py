@@ -188,7 +188,7 @@ class CodebookRow(Base):
 
 
 class StreamRow(Base):
-    """What is committed of a session's stream; its bytes are files (``stream_files.py``). An evictable cache."""
+    """What is committed of a session's stream, whose bytes are where ``stream_home.py`` says. An evictable cache."""
 
     __tablename__ = "stream"
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -202,7 +202,7 @@ class StreamRow(Base):
     n_records: Mapped[int] = mapped_column(sa.BigInteger)
     n_tokens: Mapped[int] = mapped_column(sa.BigInteger)
     index_crc32: Mapped[int] = mapped_column(sa.BigInteger)
-    """Running checksum of the index file, which holds the checksums of the records."""
+    """Running checksum of the index entries, which hold the checksums of the records."""
     tail_uri: Mapped[str | None] = mapped_column(sa.Text)
     tail_sha256: Mapped[bytes | None] = mapped_column(sa.LargeBinary(32))
     nbytes: Mapped[int] = mapped_column(sa.BigInteger)
@@ -210,6 +210,30 @@ class StreamRow(Base):
     updated_us: Mapped[int] = mapped_column(sa.BigInteger)
     meta: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
     __table_args__ = (sa.Index("ix_stream_budget", "space_id", "nbytes"), _SERIAL)
+
+
+class StreamRecord(Base):
+    """A sealed record of a stream in a PostgreSQL store: inline bytes, or an object in its bucket. Never changed."""
+
+    __tablename__ = "stream_record"
+    stream_id: Mapped[int] = mapped_column(BigId, sa.ForeignKey("stream.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(BigId, primary_key=True)
+    space_id: Mapped[int] = mapped_column(BigId, sa.ForeignKey("space.id"))
+    entry: Mapped[bytes] = mapped_column(sa.LargeBinary)
+    """Index entry and checksums, as ``stream_files.py`` has them."""
+    uri: Mapped[str | None] = mapped_column(sa.Text)
+    data: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
+    __table_args__ = (sa.CheckConstraint("(data IS NULL) <> (uri IS NULL)", name="one_home"),)
+
+
+class StreamTail(Base):
+    """A part of the tail of a stream in a PostgreSQL store that has no bucket. Replaced by every commit."""
+
+    __tablename__ = "stream_tail"
+    stream_id: Mapped[int] = mapped_column(BigId, sa.ForeignKey("stream.id", ondelete="CASCADE"), primary_key=True)
+    part: Mapped[int] = mapped_column(BigId, primary_key=True)
+    space_id: Mapped[int] = mapped_column(BigId, sa.ForeignKey("space.id"))
+    data: Mapped[bytes] = mapped_column(sa.LargeBinary)
 
 
 class Tally(Base):

@@ -416,6 +416,7 @@ class ScopedMemories:
 
     # A session's stream.
 
+    @retried
     def open_stream(self, session: str, *, fingerprint: str, record_bytes: int, index_bytes: int) -> StoredStream:
         """The stream that is stored for a session, or an empty one.
 

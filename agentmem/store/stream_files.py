@@ -89,7 +89,7 @@ class StreamFiles:
         """Load the checksums of the first ``n_records``. Returns the CRC-32 of their entries; None: file too short."""
         self._sums, running = bytearray(), 0
         for start, count in self._batches(n_records):
-            entries = self._entries(start, count)
+            entries = self.entries(start, count)
             if entries is None:
                 return None
             running = zlib.crc32(entries, running)
@@ -100,7 +100,7 @@ class StreamFiles:
         """The caller's part of the first ``n_records`` entries, one after the other; None: not what ``crc32`` is of."""
         found, running = bytearray(n_records * self.index_bytes), 0
         for start, count in self._batches(n_records):
-            entries = self._entries(start, count)
+            entries = self.entries(start, count)
             if entries is None:
                 return None
             running = zlib.crc32(entries, running)
@@ -122,6 +122,18 @@ class StreamFiles:
         _write(self._index, memoryview(entry), number * self._entry_bytes)
         self._sums[number * self._sums_bytes :] = packed
         return entry
+
+    def entries(self, start: int, count: int) -> bytearray | None:
+        """``count`` entries as they are on disk, one after the other; None when the file ends before."""
+        return _read(self._index, count * self._entry_bytes, start * self._entry_bytes)
+
+    def put_entries(self, start: int, entries: Bytes) -> None:
+        """Write entries that ``entries`` read elsewhere, of records that are put later. ``load`` makes them count."""
+        _write(self._index, memoryview(entries).cast("B"), start * self._entry_bytes)
+
+    def put_record(self, number: int, record: Bytes) -> None:
+        """Write a record whose entry is there."""
+        _write(self._records, memoryview(record).cast("B"), number * self.record_bytes)
 
     def read(self, number: int, offset: int, length: int) -> bytearray | None:
         """A slice of a record, in a buffer of the caller's own. None: it is not what was written."""
@@ -170,9 +182,6 @@ class StreamFiles:
         """(first, count) of index entries to be read at once."""
         step = max(1, _AT_ONCE // self._entry_bytes)
         return [(start, min(step, n_records - start)) for start in range(0, n_records, step)]
-
-    def _entries(self, start: int, count: int) -> bytearray | None:
-        return _read(self._index, count * self._entry_bytes, start * self._entry_bytes)
 
 
 def _columns(entries: bytearray, count: int) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:

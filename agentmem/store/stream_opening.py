@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -10,10 +11,11 @@ from agentmem.errors import InvalidInput, StoreError
 from agentmem.records import Scope
 from agentmem.store import expiry, writing
 from agentmem.store.inputs import MAX_FINGERPRINT, check_int, check_session, now_us
-from agentmem.store.places import AnyRow, make_session, make_space
+from agentmem.store.places import AnyRow, find_place, make_session, make_space, see_space, space_of
 from agentmem.store.postgres.engine import PostgresDatabase
-from agentmem.store.schema import MemoryRow, SessionRow, Space, StreamRow
+from agentmem.store.schema import MemoryRow, SessionRow, StreamRow
 from agentmem.store.stream_files import StreamFiles
+from agentmem.store.stream_home import FileHome, StreamHome
 from agentmem.store.streams import Committed, StoredStream
 from agentmem.text import check_text
 
@@ -28,11 +30,7 @@ def open_stream(
 ) -> StoredStream:
     """See ``ScopedMemories.open_stream``."""
     label = _label(scope, session)
-    if isinstance(store.database, PostgresDatabase):
-        raise StoreError(
-            "a store on PostgreSQL keeps no streams of sessions (recipe infllm): open a store in a file, or choose "
-            "another recipe"
-        )
+    scope = space_of(scope)
     check_text(fingerprint, "fingerprint", MAX_FINGERPRINT)
     check_int(record_bytes, "record_bytes", 1)
     check_int(index_bytes, "index_bytes", 0)
@@ -40,13 +38,13 @@ def open_stream(
         why: str | None = None
         with store.database.read() as connection:
             row = _find(connection, scope, label)
-        if row is not None and _outlived(store, row):
+        if row is not None and _outlived(store, scope, row):
             continue
         if row is not None:
             found = _usable(store, row, fingerprint, record_bytes, index_bytes)
-            if isinstance(found, StreamFiles):
+            if found is not None and not isinstance(found, str):
                 committed = Committed(**{name: getattr(row, name) for name in Committed.__annotations__})
-                return StoredStream(store, row.id, row.space_id, label, found, committed, None)
+                return StoredStream(store, row.id, row.space_id, scope, label, found, committed, None)
             why = found
         now = now_us()
         with store.write() as connection:
@@ -60,91 +58,119 @@ def open_stream(
             insert = sa.insert(StreamRow).values(values | {"created_us": now, "updated_us": now})
             key = connection.execute(insert.returning(StreamRow.id)).scalar_one()
         store.drain_trash()
-        files = _create(store, key, record_bytes, index_bytes)
-        if files is not None:
-            return StoredStream(store, key, space_id, label, files, _NOTHING, why)
+        home = _create(store, key, space_id, record_bytes, index_bytes)
+        if home is not None:
+            return StoredStream(store, key, space_id, scope, label, home, _NOTHING, why)
 
 
 def drop_stream(store: Store, scope: Scope, session: str) -> bool:
     """See ``ScopedMemories.drop_stream``."""
     label = _label(scope, session)
     with store.write() as connection:
-        row = _find(connection, scope, label)
+        row = _find(connection, space_of(scope), label)
         if row is not None:
             writing.drop_streams(connection, StreamRow.id == row.id)
     store.drain_trash()
     return row is not None
 
 
-def damage(store: Store, row: AnyRow, files: StreamFiles) -> str | None:
-    """What is wrong with a stream's files, from their sizes, the index and the tail. Loads the checksums of records."""
-    if not files.holds(row.n_records):
-        return "its files are shorter than what was committed"
-    if files.load(row.n_records) != row.index_crc32:
+def in_memory(store: Store) -> bool:
+    """True for a store whose streams last only while they are open."""
+    return store.files is None and not isinstance(store.database, PostgresDatabase)
+
+
+def stored_home(store: Store, row: AnyRow) -> StreamHome:
+    """Where the bytes of a committed stream are.
+
+    Raises:
+        FileNotFoundError: a file of it is missing.
+    """
+    if isinstance(store.database, PostgresDatabase):
+        return _in_rows(store, store.database, row.id, row.space_id, row.record_bytes, row.index_bytes)
+    folder = None if store.files is None else store.files.root / writing.stream_folder(row.id)
+    return FileHome(store, row.id, StreamFiles.open(folder, row.record_bytes, row.index_bytes, create=False))
+
+
+def damage(row: AnyRow, home: StreamHome) -> str | None:
+    """What is wrong with a stream's bytes, from their number, the index and the tail. Loads the records' checksums."""
+    why = home.load(row.n_records)
+    if why is not None:
+        return why
+    if home.files.load(row.n_records) != row.index_crc32:
         return "its index is damaged"
-    if row.tail_uri is not None and store.files is not None:
-        digest = store.files.sha256(row.tail_uri)
-        if digest != row.tail_sha256:
-            return "its tail is missing" if digest is None else "its tail is damaged"
+    digest = home.tail_sha256(row.tail_uri)
+    if digest != row.tail_sha256:
+        return "its tail is missing" if digest is None else "its tail is damaged"
     return None
 
 
 def _usable(
     store: Store, row: AnyRow, fingerprint: str, record_bytes: int, index_bytes: int
-) -> StreamFiles | str | None:
-    """The stored stream's files; or why they are of no use, None for a stream that never held anything."""
+) -> StreamHome | str | None:
+    """Where the stored stream is; or why it is of no use, None for a stream that never held anything."""
     if row.fingerprint != fingerprint:
         return "it was encoded by another model or recipe"
     if (row.record_bytes, row.index_bytes) != (record_bytes, index_bytes):
         return f"its records are of {row.record_bytes} + {row.index_bytes} bytes, not of {record_bytes} + {index_bytes}"
-    if store.files is None:
+    if in_memory(store):
         return "a store in memory keeps a stream only while it is open"
     if row.generation == 0:
-        return _create(store, row.id, record_bytes, index_bytes)
+        return _create(store, row.id, row.space_id, record_bytes, index_bytes)
     try:
-        files = StreamFiles.open(
-            store.files.root / writing.stream_folder(row.id), record_bytes, index_bytes, create=False
-        )
+        home = stored_home(store, row)
     except FileNotFoundError:
         return "its files are missing"
-    why = damage(store, row, files)
-    if why is None:
-        return files
-    files.close()
+    with ExitStack() as stack:
+        stack.callback(home.close)
+        why = damage(row, home)
+        if why is None:
+            stack.pop_all()
+            return home
     return why
 
 
-def _outlived(store: Store, row: AnyRow) -> bool:
+def _outlived(store: Store, scope: Scope, row: AnyRow) -> bool:
     """True when a memory of its session had expired: it was erased, and the stream with it."""
     with store.database.read() as connection:
+        see_space(connection, row.space_id)
         if not expiry.in_session_of(connection, row.id, now_us()):
             return False
     with store.write() as connection:
+        find_place(connection, scope)
         gone = expiry.erase(connection, now_us(), MemoryRow.session_id == row.session_id)
     store.erase(gone, wait=0.0)
     return True
 
 
-def _create(store: Store, key: int, record_bytes: int, index_bytes: int) -> StreamFiles | None:
-    """The files of a stream that was never committed; None when the stream was dropped meanwhile, and its folder."""
+def _create(store: Store, key: int, space_id: int, record_bytes: int, index_bytes: int) -> StreamHome | None:
+    """For a stream that was never committed; None when the stream was dropped meanwhile, and its folder."""
+    if isinstance(store.database, PostgresDatabase):
+        return _in_rows(store, store.database, key, space_id, record_bytes, index_bytes)
     if store.files is None:
-        return StreamFiles.open(None, record_bytes, index_bytes, create=True)
+        return FileHome(store, key, StreamFiles.open(None, record_bytes, index_bytes, create=True))
     folder = store.files.make_folder(writing.stream_folder(key))
     try:
-        return StreamFiles.open(folder, record_bytes, index_bytes, create=True)
+        return FileHome(store, key, StreamFiles.open(folder, record_bytes, index_bytes, create=True))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreError(f"cannot write below {folder} ({error}); check its permissions") from error
 
 
+def _in_rows(
+    store: Store, database: PostgresDatabase, key: int, space_id: int, record_bytes: int, index_bytes: int
+) -> StreamHome:
+    from agentmem.store.postgres.streams import RowHome  # late: only for those who have such a store
+
+    return RowHome(store, database, key, space_id, record_bytes, index_bytes)
+
+
 def _find(connection: sa.Connection, scope: Scope, label: str) -> AnyRow | None:
-    query = (
-        sa.select(StreamRow.__table__)
-        .join(SessionRow, SessionRow.id == StreamRow.session_id)
-        .join(Space, Space.id == SessionRow.space_id)
-        .where(Space.user_key == scope.user, Space.agent_key == scope.agent, SessionRow.label == label)
-    )
+    place = find_place(connection, scope)
+    if place is None:
+        return None
+    mine = (SessionRow.space_id == place.space_id, SessionRow.label == label)
+    query = sa.select(StreamRow.__table__).join(SessionRow, SessionRow.id == StreamRow.session_id).where(*mine)
     return connection.execute(query).one_or_none()
 
 

@@ -1,15 +1,15 @@
 """A session's stream: its whole context as records of KV, for a recipe that reads beyond the window (``infllm``).
 
-The store knows no tensors: a record, an index entry and the tail are bytes of the engine's own layout. What counts as
-stored is the row; the files may be longer (a process died in between), and are cut before the next append. Like all
-KV a stream is a cache of text: one that is damaged, foreign or gone begins anew, empty, and is encoded again.
+The store knows no tensors: a record, an index entry and the tail are bytes of the engine's own layout, and lie where
+``stream_home.py`` says. What counts as stored is the row; files may be longer (a process died in between), and are cut
+before the next append. Like all KV a stream is a cache of text: one that is damaged, foreign or gone begins anew,
+empty, and is encoded again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,11 +21,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import sqlalchemy as sa
 
 from agentmem.errors import Closed, InvalidInput, PayloadDamaged, StoreBusy, StoreError, StoreFull, StreamChanged
+from agentmem.records import Scope
 from agentmem.store import expiry, tally, tidying, writing
 from agentmem.store.engine import no_space
 from agentmem.store.inputs import check_int, check_meta, now_us
+from agentmem.store.places import find_place, see_space
+from agentmem.store.retry import retried
 from agentmem.store.schema import KVTrash, StreamRow
-from agentmem.store.stream_files import Bytes, StreamFiles
+from agentmem.store.stream_files import Bytes
+from agentmem.store.stream_home import Kept, StreamHome
 
 if TYPE_CHECKING:
     from agentmem.store.store import Store
@@ -60,8 +64,9 @@ class StoredStream:
         store: Store,
         key: int,
         space_id: int,
+        scope: Scope,
         session: str,
-        files: StreamFiles,
+        home: StreamHome,
         committed: Committed,
         why_empty: str | None,
     ):
@@ -71,15 +76,17 @@ class StoredStream:
         self._store = store
         self._key = key
         self._space_id = space_id
-        self._files = files
+        self._scope = scope
+        self._home = home
+        self._files = home.files
         self._committed = committed
         self._n_records = committed.n_records
         self._crc32 = committed.index_crc32
-        self._tail: bytes | None = None  # of a store in memory, which has no files
         self._lock = threading.RLock()
         self._writing = False
         self._closed = False
         self._pid = os.getpid()
+        self.patience = store.patience  # for retry.py
         store.streams.add(self)
 
     @property
@@ -107,12 +114,15 @@ class StoredStream:
         """What the last commit noted."""
         return self._committed.meta
 
+    @retried
     def is_current(self) -> bool:
         """True while the stream stored is the one that was opened or last committed here, and nothing of it expired."""
         with self._store.database.read() as connection:
+            see_space(connection, self._space_id)
             if expiry.in_session_of(connection, self._key, now_us()):
                 return False
-        return self._generation() == self._committed.generation
+            generation = connection.scalar(sa.select(StreamRow.generation).where(StreamRow.id == self._key))
+        return generation == self._committed.generation
 
     def tail(self) -> bytes | bytearray | None:
         """The tail of the last commit; None before the first.
@@ -122,10 +132,9 @@ class StoredStream:
             PayloadDamaged: it is not what was written; the stream was dropped.
         """
         with self._open():
-            uri = self._committed.tail_uri
-            if uri is None or self._store.files is None:
-                return self._tail
-            data = self._store.files.read(uri)
+            if self._committed.tail_sha256 is None:
+                return None
+            data = self._home.tail(self._committed.tail_uri)
             if data is None or hashlib.sha256(data).digest() != self._committed.tail_sha256:
                 self._damaged("its tail")
             return data
@@ -156,7 +165,9 @@ class StoredStream:
         with self._open():
             if number >= self._n_records:
                 raise InvalidInput(f"there is no record {number}; the stream has {self._n_records}")
-            data = self._files.read(number, offset, length)
+            with self._disk():
+                there = self._home.fetch(number)
+            data = self._files.read(number, offset, length) if there else None
             if data is None:
                 self._damaged(f"record {number}")
             return data
@@ -198,39 +209,24 @@ class StoredStream:
         _check_bytes(tail, "tail", None)
         check_int(n_tokens, "n_tokens", 0, 2**62)
         noted = check_meta(meta, MAX_STREAM_META)
-        store = self._store
         with self._open():
             self._begin()
             old = self._committed
             nbytes = self._n_records * self._files.nbytes_each + memoryview(tail).nbytes
             self._check_budget(nbytes)
-            uri = None if store.files is None else f"{writing.stream_folder(self._key)}/{secrets.token_hex(6)}.tail"
-            new = Committed(
-                old.generation + 1,
-                self._n_records,
-                n_tokens,
-                self._crc32,
-                uri,
-                hashlib.sha256(tail).digest(),
-                noted,
-            )
+            digest = hashlib.sha256(tail).digest()
             try:
-                if store.files is not None and uri is not None:
-                    with self._disk():
-                        self._files.sync()
-                    store.files.write([(uri, tail)])  # its folder is synced, with the names of the other files
-                with store.write() as connection:
-                    self._update(connection, old, new, nbytes)
-            except BaseException as error:
-                if uri is not None:
-                    store.discard([uri])
-                if isinstance(error, StreamChanged):
-                    self.close()
+                with self._disk(), self._home.keep(old.n_records, self._n_records, tail) as kept:
+                    new = Committed(
+                        old.generation + 1, self._n_records, n_tokens, self._crc32, kept.tail_uri, digest, noted
+                    )
+                    self._record(kept, old, new, nbytes)
+            except StreamChanged:
+                self.close()
                 raise
             self._committed = new
-            self._tail = bytes(tail) if store.files is None else None
             self._end()
-        store.drain_trash()
+        self._store.drain_trash()
 
     def rollback(self) -> None:
         """Forget what was appended since the last commit, and let others write."""
@@ -244,8 +240,7 @@ class StoredStream:
     def drop(self) -> None:
         """Remove the stream from the store, and close it."""
         with self._lock:
-            with self._store.write() as connection:
-                writing.drop_streams(connection, StreamRow.id == self._key)
+            self._drop()
             self.close()
         self._store.drain_trash()
 
@@ -253,7 +248,7 @@ class StoredStream:
         """Close the files; what was not committed is lost. Closing twice is fine."""
         with self._lock:
             self._closed = True
-            self._files.close()
+            self._home.close()
 
     def __enter__(self) -> Self:
         return self
@@ -276,7 +271,7 @@ class StoredStream:
             return
         if os.getpid() != self._pid:
             raise StreamChanged(f"the stream of session {self.session!r} was opened before a fork; open it again")
-        if not self._files.lock():
+        if not self._home.lock():
             raise StoreBusy(f"session {self.session!r} is being written by another process; try again when it is done")
         try:
             if not self.is_current():
@@ -285,39 +280,48 @@ class StoredStream:
             self._clear()
         except BaseException:
             if not self._closed:
-                self._files.unlock()
+                self._home.unlock()
             raise
         self._writing = True
 
     def _end(self) -> None:
         self._writing = False
-        self._files.unlock()
+        self._home.unlock()
 
     def _clear(self) -> None:
         """Remove what a writer left that was killed before its commit. Our lock means that none is under way."""
-        files, folder, n_records = self._store.files, writing.stream_folder(self._key), self._committed.n_records
-        inside = [] if files is None else files.inside(folder)
-        tails = [uri for uri in inside if ".tail" in uri and uri != self._committed.tail_uri]
+        n_records, tails = self._committed.n_records, self._home.left_over(self._committed.tail_uri)
         if not tails and not self._files.longer_than(n_records):
             return
         # Its transaction may be whole in the log and not yet visible: when every process dies, recovery would find it,
         # and its row would name the bytes that are removed here. A commit of ours takes its place in the log.
         new = replace(self._committed, generation=self._committed.generation + 1)
         with self._store.write() as connection:
+            find_place(connection, self._scope)
             self._set(connection, self._committed, generation=new.generation)
         self._committed = new
         with self._disk():
             self._files.cut(n_records)
-        for uri in tails:
-            if files is not None:
-                files.unlink(uri)
+        if self._store.payloads is not None:
+            self._store.payloads.unlink(*tails)
 
-    def _update(self, connection: sa.Connection, old: Committed, new: Committed, nbytes: int) -> None:
+    @retried
+    def _record(self, kept: Kept, old: Committed, new: Committed, nbytes: int) -> None:
+        """The transaction of a commit."""
         now = now_us()
-        self._set(connection, old, **vars(new), nbytes=nbytes, updated_us=now)
-        if old.tail_uri is not None:
-            connection.execute(sa.insert(KVTrash).values(uri=old.tail_uri))
-        tidying.enforce(connection, self._store.policy, self._space_id, now, keep=self._key)
+        with self._store.write() as connection:
+            find_place(connection, self._scope)
+            self._set(connection, old, **vars(new), nbytes=nbytes, updated_us=now)
+            kept.insert(connection)
+            if old.tail_uri is not None:
+                connection.execute(sa.insert(KVTrash).values(uri=old.tail_uri))
+            tidying.enforce(connection, self._store.policy, self._space_id, now, keep=self._key)
+
+    @retried
+    def _drop(self) -> None:
+        with self._store.write() as connection:
+            find_place(connection, self._scope)
+            writing.drop_streams(connection, StreamRow.id == self._key)
 
     def _set(self, connection: sa.Connection, old: Committed, **values: Any) -> None:
         mine = (StreamRow.id == self._key, StreamRow.generation == old.generation)
@@ -335,10 +339,6 @@ class StoredStream:
                 f"the stream of session {self.session!r} would take {nbytes:,} bytes, the KV budget is {budget:,}; "
                 "raise space_kv_bytes and total_kv_bytes of the EvictionPolicy, or begin another session"
             )
-
-    def _generation(self) -> int | None:
-        with self._store.database.read() as connection:
-            return connection.scalar(sa.select(StreamRow.generation).where(StreamRow.id == self._key))
 
     def _changed(self) -> StreamChanged:
         return StreamChanged(

@@ -19,9 +19,8 @@ from agentmem.store.payloads import ORPHAN_AGE
 from agentmem.store.places import AnyRow, see_all
 from agentmem.store.postgres.engine import PostgresDatabase
 from agentmem.store.rows import SLICE
-from agentmem.store.schema import Embedding, EmbeddingModel, KVPayload, KVTrash, MemoryRow, StreamRow
-from agentmem.store.stream_files import StreamFiles
-from agentmem.store.stream_opening import damage
+from agentmem.store.schema import Embedding, EmbeddingModel, KVPayload, KVTrash, MemoryRow, StreamRecord, StreamRow
+from agentmem.store.stream_opening import damage, in_memory, stored_home
 
 if TYPE_CHECKING:
     from agentmem.store.store import Store
@@ -80,7 +79,8 @@ def orphans(store: Store, older_than: float) -> list[str]:
         return []
     with store.database.read() as connection:
         see_all(connection)
-        files.difference_update(connection.scalars(sa.select(KVPayload.uri).where(KVPayload.uri.is_not(None))))
+        for column in (KVPayload.uri, StreamRecord.uri):
+            files.difference_update(connection.scalars(sa.select(column).where(column.is_not(None))))
         trash = set(connection.scalars(sa.select(KVTrash.uri)))
         for key, tail in connection.execute(sa.select(StreamRow.id, StreamRow.tail_uri)):
             folder = writing.stream_folder(key)
@@ -237,21 +237,20 @@ def _payload(store: Store, memory_id: int, model_id: int) -> Problem | None:
 
 def _stream(store: Store, row: AnyRow) -> Problem | None:
     """Every byte of a stream, as of ``row``."""
-    if store.files is None:
+    if in_memory(store):
         return None
-    folder = store.files.root / writing.stream_folder(row.id)
     why: str | None = "its files are missing"
-    with (
-        suppress(FileNotFoundError),
-        closing(StreamFiles.open(folder, row.record_bytes, row.index_bytes, create=False)) as files,
-    ):
-        why = damage(store, row, files)
+    with suppress(FileNotFoundError), closing(stored_home(store, row)) as home:
+        why = damage(row, home)
         if why is None:
-            bad = (n for n in range(row.n_records) if files.read(n, 0, row.record_bytes) is None)
+            bad = (
+                n for n in range(row.n_records) if not home.fetch(n) or home.files.read(n, 0, row.record_bytes) is None
+            )
             why = next((f"record {n} does not match its checksum" for n in bad), None)
     if why is None:
         return None
     with store.database.read() as connection:  # it may have been continued or dropped meanwhile
+        see_all(connection)
         generation = connection.scalar(sa.select(StreamRow.generation).where(StreamRow.id == row.id))
     if generation != row.generation:
         return None

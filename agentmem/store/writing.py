@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from agentmem.errors import InvalidInput
 from agentmem.records import Scope
 from agentmem.store import index, tally
+from agentmem.store.dialects import on_postgres
 from agentmem.store.inputs import Checked
 from agentmem.store.places import AnyRow, Place, make_session, make_space
 from agentmem.store.rows import SLICE
@@ -25,6 +26,7 @@ from agentmem.store.schema import (
     MemoryUsage,
     SessionRow,
     Space,
+    StreamRecord,
     StreamRow,
     Tally,
     Turn,
@@ -234,15 +236,22 @@ def drop_kv(connection: sa.Connection, keys: Sequence[int], *conditions: sa.Colu
 
 
 def stream_folder(key: int) -> str:
-    """Where the files of a stream lie; also the uri by which the trash names all of them."""
+    """Where the files or objects of a stream lie; also the uri by which the trash names all of its files."""
     return f"streams/{key}"
 
 
 def drop_streams(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> None:
-    """Remove streams: their rows now, their files by way of the trash."""
+    """Remove streams: their rows now, their files or objects by way of the trash."""
     keys = connection.scalars(sa.select(StreamRow.id).where(*conditions)).all()
     if keys:
-        connection.execute(sa.insert(KVTrash), [{"uri": stream_folder(key)} for key in keys])
+        if on_postgres(connection):
+            for query in (
+                sa.select(StreamRow.tail_uri).where(StreamRow.id.in_(keys), StreamRow.tail_uri.is_not(None)),
+                sa.select(StreamRecord.uri).where(StreamRecord.stream_id.in_(keys), StreamRecord.uri.is_not(None)),
+            ):
+                connection.execute(sa.insert(KVTrash).from_select(["uri"], query))
+        else:
+            connection.execute(sa.insert(KVTrash), [{"uri": stream_folder(key)} for key in keys])
         tally.take_kv(connection, StreamRow, *conditions)
         connection.execute(sa.delete(StreamRow).where(*conditions))
 

@@ -17,6 +17,7 @@ settings.load_profile("store")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sqlite: about SQLite and its files; other tests run on PostgreSQL too")
+    config.addinivalue_line("markers", "postgresql: about PostgreSQL alone")
     config.addinivalue_line("markers", "payloads: about payloads outside the database: files, and objects in a bucket")
 
 
@@ -27,6 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     about = {mark.name for mark in metafunc.definition.iter_markers()}
     if "path" in metafunc.fixturenames or "sqlite" in about:
         backends = ["sqlite"]
+    elif "postgresql" in about:
+        backends = ["postgresql"]
     elif "payloads" in about:
         backends = ["sqlite", "s3"]
     else:
@@ -48,7 +51,7 @@ def where(tmp_path: Path, backend: str) -> Where:
 @pytest.fixture
 def store(where: Where, backend: str) -> Iterator[Store]:
     bucket = servers.empty_bucket() if backend == "s3" else None
-    with Store.open(where, embedder=EMBEDDER, kv_store=bucket) as opened:
+    with Store.open(where, embedder=EMBEDDER, kv_store=bucket, lock_timeout=60) as opened:
         yield opened
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from store_world import EMBEDDER
+from store_world import EMBEDDER, Where, found_in_files
 
 from agentmem.store import Store
 
@@ -78,6 +78,14 @@ def create_database(name: str, *, extension: bool = True, more: str = "") -> str
 @functools.cache
 def _memories() -> str:
     return create_database("memories")
+
+
+def bytes_of_database() -> Iterator[tuple[str, bytes]]:
+    """Every row of every table, as the server copies it out: (table, bytes)."""
+    with psycopg.connect(admin_address("memories"), autocommit=True) as admin:
+        for (name,) in admin.execute(_TABLES).fetchall():
+            with admin.cursor().copy(f'COPY "{name}" TO STDOUT (FORMAT binary)') as copy:
+                yield name, b"".join(copy)
 
 
 def empty_database() -> str:
@@ -156,6 +164,13 @@ def empty_bucket() -> str:
     for method, path in (("POST", "moto-api/reset"), ("PUT", "memories")):
         urllib.request.urlopen(urllib.request.Request(f"{here}/{path}", method=method)).close()
     return BUCKET
+
+
+def found_in(where: Where, *needles: bytes) -> list[tuple[str, bytes]]:
+    """Which of these bytes stand anywhere in a store's files, or in a row of its database."""
+    if isinstance(where, Path):
+        return found_in_files(where, *needles)
+    return [(name, needle) for name, content in bytes_of_database() for needle in needles if needle in content]
 
 
 @contextmanager

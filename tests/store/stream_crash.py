@@ -1,6 +1,6 @@
 """Writers of a stream that are killed, and what must hold afterwards. Run as a process of its own:
 
-    python stream_crash.py FOLDER ROUNDS SEED
+    python stream_crash.py STORE FOLDER ROUNDS SEED
 
 Each round forks two writers of one session (forked, because importing takes longer than the round), kills them at a
 random moment, then opens the stream and compares every byte with what was committed. Prints counts as JSON.
@@ -16,20 +16,22 @@ import sys
 import time
 from pathlib import Path
 
-from store_world import ADA, EMBEDDER, new
+import psycopg
+from store_world import ADA, EMBEDDER, Where, new
 from stream_world import INDEX, entry, open_stream, pattern, record
 
 from agentmem.errors import StoreBusy, StreamChanged
 from agentmem.store import ScopedMemories, Store, StoredStream
+from agentmem.store.postgres.engine import is_postgres
 from agentmem.store.verify import orphans
 
 TAIL = 300_000
 
 
-def write(path: Path, log: int) -> None:
+def write(where: Where, log: int) -> None:
     """Continue the stream, now and then taking records back or forgetting the session; say what was committed."""
     dice = random.Random(os.getpid())
-    store = Store.open(path, embedder=EMBEDDER)
+    store = Store.open(where, embedder=EMBEDDER)
     handle = store.scope(ADA)
     while True:
         stream = open_stream(handle)
@@ -60,12 +62,14 @@ def step(stream: StoredStream, dice: random.Random, log: int) -> None:
     os.write(log, f"{meta['birth']} {meta['commits']}\n".encode())
 
 
-def check(path: Path, commits: dict[float, int], forgot: bool) -> int:
+def check(where: Where, commits: dict[float, int], forgot: bool) -> int:
     """The stream is that of the last commit, whole, or of one that a kill met. Returns how many records it has.
 
     ``commits`` are the numbers of the last commits that returned, by the birth of their stream.
     """
-    with Store.open(path, embedder=EMBEDDER) as store:
+    if is_postgres(where):
+        wait_for_the_dead(str(where))
+    with Store.open(where, embedder=EMBEDDER) as store:
         with open_stream(store.scope(ADA)) as stream:
             assert stream.why_empty is None, stream.why_empty
             salts = stream.meta.get("salts", [])
@@ -86,10 +90,19 @@ def check(path: Path, commits: dict[float, int], forgot: bool) -> int:
             keep_going(store.scope(ADA), stream)
         report = store.verify()
         assert report.ok, report.problems
-        assert store.files is not None
-        for uri in orphans(store, 0.0):  # of streams that a killed writer was about to find dropped
-            store.files.unlink(uri)
+        if store.files is not None:
+            store.files.unlink(*orphans(store, 0.0))  # of streams that a killed writer was about to find dropped
     return count
+
+
+def wait_for_the_dead(address: str) -> None:
+    """The server may still be at what a killed process asked for."""
+    others = "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
+    deadline = time.monotonic() + 30
+    with psycopg.connect(address, autocommit=True) as connection:
+        while connection.execute(others).fetchone() != (0,):
+            assert time.monotonic() < deadline, "a connection of a killed process is still there"
+            time.sleep(0.01)
 
 
 def keep_going(handle: ScopedMemories, stream: StoredStream) -> None:
@@ -101,8 +114,7 @@ def keep_going(handle: ScopedMemories, stream: StoredStream) -> None:
     assert stream.n_records == before
 
 
-def main(folder: Path, rounds: int, seed: int) -> None:
-    path = folder / "memory.db"
+def main(where: Where, folder: Path, rounds: int, seed: int) -> None:
     dice = random.Random(seed)
     longest, total = 0, 0
     commits: dict[float, int] = {}
@@ -114,7 +126,7 @@ def main(folder: Path, rounds: int, seed: int) -> None:
             child = os.fork()
             if child == 0:
                 try:
-                    write(path, handle)
+                    write(where, handle)
                 finally:
                     os._exit(1)
             os.close(handle)
@@ -136,9 +148,9 @@ def main(folder: Path, rounds: int, seed: int) -> None:
             for birth, number in (line for line in lines if len(line) == 2):
                 commits[float(birth)] = max(int(number), commits.get(float(birth), 0))
                 total += 1
-        longest = max(longest, check(path, commits, forgot))
+        longest = max(longest, check(where, commits, forgot))
     print(json.dumps({"kills": 2 * rounds, "commits": total, "longest": longest}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-from agentmem.store import ScopedMemories, StoredStream
+import sqlalchemy as sa
+
+from agentmem.store import ScopedMemories, Store, StoredStream
+from agentmem.store.places import see_all
+from agentmem.store.schema import StreamRecord, StreamTail
 from agentmem.store.stream_files import PIECE
 
 RECORD = 2 * PIECE + 777
@@ -43,3 +47,19 @@ def stored(handle: ScopedMemories, session: str = "s", count: int = 3, tail: byt
     extend(stream, count, session)
     stream.commit(tail, 128 * count, {"turns": {"t": 0}})
     return stream
+
+
+def kept_bytes(store: Store) -> int:
+    """Bytes of all streams that a store holds, wherever."""
+    if store.files is not None:
+        return sum(file.stat().st_size for file in store.files.root.glob("streams/*/*"))
+    with store.database.read() as connection:
+        see_all(connection)
+        lengths = (
+            sa.func.length(StreamRecord.entry),
+            sa.func.length(StreamRecord.data),
+            sa.func.length(StreamTail.data),
+        )
+        rows = sum(connection.scalar(sa.select(sa.func.sum(length))) or 0 for length in lengths)
+    objects = [] if store.payloads is None else [uri for uri in store.payloads.walk() if uri.startswith("streams/")]
+    return int(rows) + sum(len(store.payloads.read(uri) or b"") for uri in objects)

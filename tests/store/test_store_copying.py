@@ -42,7 +42,7 @@ def content(where: Where) -> dict[str, list[dict[str, Any]]]:
     with Store.open(where) as store, store.database.read() as connection:
         see_all(connection)
         for table in Base.metadata.sorted_tables:
-            if table.name not in ("schema_meta", "kv_trash", "stream"):
+            if table.name not in ("schema_meta", "kv_trash") and not table.name.startswith("stream"):
                 query = sa.select(table).order_by(*table.primary_key)
                 rows[table.name] = [dict(row) for row in connection.execute(query).mappings()]
         for row in rows["kv_payload"]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from store_world import ADA, BOB, EMBEDDER, attach, embed, finish, found_in_files, new, python
+from servers import found_in
+from store_world import ADA, BOB, EMBEDDER, Where, attach, embed, finish, found_in_files, new, python
 
 from agentmem.errors import InvalidInput, NotFound
 from agentmem.records import Memory, Scope
@@ -205,7 +206,7 @@ def test_an_expired_id_and_turn_can_be_used_again_though_many_wait_to_be_erased(
     assert store.verify().ok
 
 
-def test_a_stream_goes_with_a_memory_of_its_session(ada: ScopedMemories, store: Store, path: Path) -> None:
+def test_a_stream_goes_with_a_memory_of_its_session(ada: ScopedMemories, store: Store, where: Where) -> None:
     ada.add([new("said", session="s", id="said", expires_at=tomorrow())])
     sizes = {"fingerprint": "f", "record_bytes": 8, "index_bytes": 4}
     with ada.open_stream("s", **sizes) as stream:  # type: ignore[arg-type]
@@ -216,7 +217,7 @@ def test_a_stream_goes_with_a_memory_of_its_session(ada: ScopedMemories, store: 
         assert not stream.is_current()
     with ada.open_stream("s", **sizes) as stream:  # type: ignore[arg-type]
         assert (stream.n_records, stream.n_tokens) == (0, 0)
-    assert found_in_files(path, b"vqxvqxvq", b"vqxtail") == []
+    assert found_in(where, b"vqxvqxvq", b"vqxtail") == []
 
 
 def test_another_process_sees_it_go_at_the_same_moment(ada: ScopedMemories, path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -11,6 +10,7 @@ import pytest
 import servers
 import sqlalchemy as sa
 from store_world import ADA, BOB, EMBEDDER, attach, embed, new
+from stream_world import stored
 
 from agentmem.errors import SchemaTooNew, StoreError, StoreOpenError
 from agentmem.records import Scope
@@ -19,21 +19,7 @@ from agentmem.store.places import find_place, see_all
 from agentmem.store.postgres import isolation
 from agentmem.store.schema import Base
 
-
-@pytest.fixture
-def address() -> str:
-    return servers.empty_database()
-
-
-@pytest.fixture
-def store(address: str) -> Iterator[Store]:
-    with Store.open(address, embedder=EMBEDDER, lock_timeout=60) as opened:
-        yield opened
-
-
-@pytest.fixture
-def ada(store: Store) -> ScopedMemories:
-    return store.scope(ADA)
+pytestmark = pytest.mark.postgresql
 
 
 def fill(store: Store) -> None:
@@ -41,6 +27,7 @@ def fill(store: Store) -> None:
         handle = store.scope(scope)
         (memory,) = handle.add([new(f"a secret of {scope.user}", session="s", tags=("private",), id="one")])
         attach(handle, memory, b"k" * 1000)
+        stored(handle, count=1)
 
 
 def content() -> list[str]:
@@ -48,9 +35,9 @@ def content() -> list[str]:
     return [name for name in Base.metadata.tables if name not in isolation.SHARED] + ["fts_memory", "vec_memory_1"]
 
 
-def test_the_database_itself_shows_nothing_unless_told_whose(store: Store, address: str) -> None:
+def test_the_database_itself_shows_nothing_unless_told_whose(store: Store, where: str) -> None:
     fill(store)
-    with psycopg.connect(address) as raw:  # the application's own role, without the settings
+    with psycopg.connect(where) as raw:  # the application's own role, without the settings
         for table in content():
             assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
         assert raw.execute("UPDATE memory SET text = 'forged'").rowcount == 0
@@ -60,7 +47,7 @@ def test_the_database_itself_shows_nothing_unless_told_whose(store: Store, addre
                 raw.execute(sql)
             raw.rollback()
     with psycopg.connect(servers.admin_address("memories")) as admin:  # there is something to be seen
-        for table in set(content()) - {"stream"}:
+        for table in content():
             (rows,) = admin.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,)
             assert rows >= 2, table
 
@@ -77,7 +64,7 @@ def test_a_scoped_transaction_sees_its_own_rows_in_every_table(store: Store) -> 
         place = find_place(connection, ADA)
         assert place is not None
         assert connection.scalars(sa.text("SELECT text FROM memory")).all() == ["a secret of ada"]
-        for table in set(content()) - {"stream"}:
+        for table in content():
             rows = connection.scalar(sa.text(f"SELECT count(*) FROM {table}"))
             assert rows == (2 if table == "event" else 1), table
         for table in ("memory", "event", "kv_payload", "fts_memory", "vec_memory_1"):
@@ -185,11 +172,6 @@ def test_damage_is_found_and_repaired(ada: ScopedMemories, store: Store, damage:
     for pending in store.pending_embeddings():
         store.put_embeddings([(pending, embed(pending.text))])
     assert len(ada.search("memory", embed("memory"), threshold=None, top_k=20)) == 6
-
-
-def test_streams_are_refused_with_a_reason(ada: ScopedMemories) -> None:
-    with pytest.raises(StoreError, match="keeps no streams"):
-        ada.open_stream("s", fingerprint="f", record_bytes=8, index_bytes=0)
 
 
 def test_what_cannot_be_a_store_is_refused_and_left_alone() -> None:

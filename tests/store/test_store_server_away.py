@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -19,21 +19,7 @@ from agentmem.store import ScopedMemories, Store
 from agentmem.store.places import find_place
 from agentmem.store.retry import Disconnected, RolledBack, retried
 
-
-@pytest.fixture
-def address() -> str:
-    return servers.empty_database()
-
-
-@pytest.fixture
-def store(address: str) -> Iterator[Store]:
-    with Store.open(address, embedder=EMBEDDER, lock_timeout=60) as opened:
-        yield opened
-
-
-@pytest.fixture
-def ada(store: Store) -> ScopedMemories:
-    return store.scope(ADA)
+pytestmark = pytest.mark.postgresql
 
 
 def kill_connections(but: int = 0) -> None:
@@ -164,8 +150,8 @@ def test_a_server_that_is_started_again_loses_nothing_acknowledged(
     assert store.verify().ok
 
 
-def test_a_server_that_stays_away_is_said_so_and_nothing_is_half_done(address: str) -> None:
-    with Store.open(address, embedder=EMBEDDER, lock_timeout=0.3) as store:
+def test_a_server_that_stays_away_is_said_so_and_nothing_is_half_done(where: str) -> None:
+    with Store.open(where, embedder=EMBEDDER, lock_timeout=0.3) as store:
         ada = store.scope(ADA)
         (memory,) = ada.add([new("hello")])
         ada.record_uses([(memory.id, 0.5)], turn="t")
@@ -193,9 +179,9 @@ with Store.open(sys.argv[1], embedder=EMBEDDER) as store:
 """
 
 
-def test_a_worker_killed_in_mid_turn_loses_nothing_that_was_acknowledged(store: Store, address: str) -> None:
-    doomed = python(WORKER, address, "doomed", 1_000_000)
-    steady = python(WORKER, address, "steady", 12)
+def test_a_worker_killed_in_mid_turn_loses_nothing_that_was_acknowledged(store: Store, where: str) -> None:
+    doomed = python(WORKER, where, "doomed", 1_000_000)
+    steady = python(WORKER, where, "steady", 12)
     acknowledged = []
     assert doomed.stdout is not None
     for line in doomed.stdout:

@@ -11,14 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from store_world import ADA, BOB, EMBEDDER, attach, embed, finish, found_in_files, new, python
-from stream_world import INDEX, RECORD, entry, extend, open_stream, record, stored
+from servers import found_in
+from store_world import ADA, BOB, EMBEDDER, Where, attach, embed, finish, new, python
+from stream_world import INDEX, RECORD, entry, extend, kept_bytes, open_stream, record, stored
 
 from agentmem.errors import InvalidInput, StoreBusy, StoreFull, StreamChanged
 from agentmem.records import Scope
 from agentmem.store import EvictionPolicy, ScopedMemories, Store
-
-pytestmark = pytest.mark.sqlite
 
 KILLS = int(os.environ.get("AGENTMEM_TEST_KILLS", "21"))
 
@@ -46,36 +45,37 @@ FORGETTING: dict[str, Callable[[Store, ScopedMemories], object]] = {
 
 
 @pytest.mark.parametrize("how", FORGETTING)
-def test_forgetting_leaves_no_byte_of_the_stream(store: Store, ada: ScopedMemories, path: Path, how: str) -> None:
+def test_forgetting_leaves_no_byte_of_the_stream(store: Store, ada: ScopedMemories, where: Where, how: str) -> None:
     ada.add([new("first", id="a", session="s"), new("second", id="b", session="s")])
     with_needles(ada)
-    stray = next(Path(f"{path}.kv").glob("streams/*")) / "77.tail.tmp"
-    stray.write_bytes(b"vqxtail" * 10)  # of a commit that was killed
+    if isinstance(where, Path):
+        stray = next(Path(f"{where}.kv").glob("streams/*")) / "77.tail.tmp"
+        stray.write_bytes(b"vqxtail" * 10)  # of a commit that was killed
     opened = open_stream(ada)
     extend(opened, 1, "uncommitted")
     store.database.checkpoint()
-    assert {needle for _, needle in found_in_files(path, *NEEDLES)} == set(NEEDLES)
+    assert {needle for _, needle in found_in(where, *NEEDLES)} == set(NEEDLES)
     FORGETTING[how](store, ada)
     if how.startswith(("prune", "drop")):
         store.finish_erasure(wait=1.0, due=True)
-    assert found_in_files(path, *NEEDLES) == []
+    assert found_in(where, *NEEDLES) == []
     assert not opened.is_current()
     with pytest.raises(StreamChanged, match="open it again"):
         opened.commit(b"vqxtail" * 10, 512, {"vqxmeta": 2})
     store.database.checkpoint()
-    assert found_in_files(path, *NEEDLES) == []
+    assert found_in(where, *NEEDLES) == []
     assert store.verify().problems == ()
-    assert list(Path(f"{path}.kv").rglob("*.tail")) == []
+    assert kept_bytes(store) == 0
     again = open_stream(ada)
     assert (again.n_records, again.why_empty) == (0, None)
 
 
 @pytest.mark.parametrize("session", ["s", None])
-def test_a_session_that_is_nothing_but_a_stream_is_forgotten(store: Store, path: Path, session: str | None) -> None:
+def test_a_session_that_is_nothing_but_a_stream_is_forgotten(store: Store, where: Where, session: str | None) -> None:
     with_needles(store.scope(ADA))
     handle = store.scope(Scope(user="ada", session=session))
-    assert handle.forget_scope().complete
-    assert found_in_files(path, *NEEDLES) == []
+    assert handle.forget_scope().complete == isinstance(where, Path)
+    assert found_in(where, *NEEDLES) == []
     assert store.verify().problems == ()
     assert len(store.spaces()) == (0 if session is None else 1)
 
@@ -102,9 +102,9 @@ def test_what_forgets_nothing_of_a_session_keeps_its_stream(store: Store, ada: S
     assert open_stream(store.scope(BOB)).n_records == 0  # an export carries no stream
 
 
-def test_a_memory_that_is_evicted_takes_the_stream_along(path: Path) -> None:
+def test_a_memory_that_is_evicted_takes_the_stream_along(where: Where) -> None:
     policy = EvictionPolicy(space_memories=2, grace=timedelta(0))
-    with Store.open(path, embedder=EMBEDDER, eviction=policy) as store:
+    with Store.open(where, embedder=EMBEDDER, eviction=policy) as store:
         ada = store.scope(ADA)
         ada.add([new("oldest", session="s")])
         ada.add([new("newer", session="t")])
@@ -136,9 +136,9 @@ def test_streams_are_counted(store: Store, ada: ScopedMemories) -> None:
 
 
 @pytest.mark.parametrize("budget", ["space_kv_bytes", "total_kv_bytes"])
-def test_over_the_budget_the_stream_rested_longest_goes_first(path: Path, budget: str) -> None:
+def test_over_the_budget_the_stream_rested_longest_goes_first(where: Where, budget: str) -> None:
     policy = EvictionPolicy(**{budget: 3 * EACH}, grace=timedelta(0))  # type: ignore[arg-type]
-    with Store.open(path, embedder=EMBEDDER, eviction=policy) as store:
+    with Store.open(where, embedder=EMBEDDER, eviction=policy) as store:
         ada = store.scope(ADA)
         streams = [stored(ada, session) for session in ("a", "b", "c")]
         assert all(stream.is_current() for stream in streams)
@@ -154,9 +154,9 @@ def test_over_the_budget_the_stream_rested_longest_goes_first(path: Path, budget
         assert store.verify().ok
 
 
-def test_a_stream_in_use_goes_after_the_kv_of_memories(path: Path) -> None:
+def test_a_stream_in_use_goes_after_the_kv_of_memories(where: Where) -> None:
     policy = EvictionPolicy(space_kv_bytes=3 * EACH)  # and an hour of grace
-    with Store.open(path, embedder=EMBEDDER, eviction=policy) as store:
+    with Store.open(where, embedder=EMBEDDER, eviction=policy) as store:
         ada = store.scope(ADA)
         memory = ada.add([new("hello", session="s")])[0]
         attach(ada, memory, b"k" * 2 * EACH)
@@ -174,8 +174,8 @@ def test_a_stream_in_use_goes_after_the_kv_of_memories(path: Path) -> None:
         assert ada.count() == 1
 
 
-def test_a_commit_never_drops_its_own_stream(path: Path) -> None:
-    with Store.open(path, embedder=EMBEDDER, eviction=EvictionPolicy(space_kv_bytes=EACH)) as store:
+def test_a_commit_never_drops_its_own_stream(where: Where) -> None:
+    with Store.open(where, embedder=EMBEDDER, eviction=EvictionPolicy(space_kv_bytes=EACH)) as store:
         ada = store.scope(ADA)
         memory = ada.add([new("hello", session="t", pinned=True)])[0]
         attach(ada, memory, b"k" * 5000)
@@ -184,9 +184,9 @@ def test_a_commit_never_drops_its_own_stream(path: Path) -> None:
         assert ada.get(memory.id).kv_bytes == 5000
 
 
-def test_a_stream_that_is_over_the_budget_alone_is_refused(path: Path) -> None:
+def test_a_stream_that_is_over_the_budget_alone_is_refused(where: Where) -> None:
     policy = EvictionPolicy(space_kv_bytes=EACH)
-    with Store.open(path, embedder=EMBEDDER, eviction=policy) as store:
+    with Store.open(where, embedder=EMBEDDER, eviction=policy) as store:
         ada = store.scope(ADA)
         stream = stored(ada)
         with pytest.raises(StoreFull, match="raise space_kv_bytes"):
@@ -225,8 +225,8 @@ with Store.open(sys.argv[1], embedder=EMBEDDER) as store:
 class Other:
     """Another process with the same stream open."""
 
-    def __init__(self, path: Path):
-        self.process = python(OTHER, path, stdin=subprocess.PIPE)
+    def __init__(self, where: Where):
+        self.process = python(OTHER, where, stdin=subprocess.PIPE)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "3 True\n"
 
@@ -241,9 +241,9 @@ class Other:
         finish(self.process)
 
 
-def test_two_processes_take_turns_and_do_not_mix(store: Store, ada: ScopedMemories, path: Path) -> None:
+def test_two_processes_take_turns_and_do_not_mix(store: Store, ada: ScopedMemories, where: Where) -> None:
     stream = stored(ada)
-    other = Other(path)
+    other = Other(where)
     assert other("append") == "done"
     with pytest.raises(StoreBusy, match="written by another process"):
         extend(stream, 1, "mine")
@@ -272,9 +272,9 @@ def test_two_processes_take_turns_and_do_not_mix(store: Store, ada: ScopedMemori
     assert store.verify().problems == ()
 
 
-def test_an_old_tail_is_not_mistaken_for_damage(ada: ScopedMemories, path: Path) -> None:
+def test_an_old_tail_is_not_mistaken_for_damage(ada: ScopedMemories, where: Where) -> None:
     stream = stored(ada)
-    other = Other(path)
+    other = Other(where)
     assert other("commit") == "done"
     other.end()
     with pytest.raises(StreamChanged):
@@ -282,9 +282,9 @@ def test_an_old_tail_is_not_mistaken_for_damage(ada: ScopedMemories, path: Path)
     assert open_stream(ada).tail() == b"other"
 
 
-def test_a_killed_writer_lets_others_write(ada: ScopedMemories, path: Path) -> None:
+def test_a_killed_writer_lets_others_write(ada: ScopedMemories, where: Where) -> None:
     stream = stored(ada)
-    other = Other(path)
+    other = Other(where)
     assert other("append") == "done"
     other.process.kill()
     other.process.communicate()
@@ -311,10 +311,11 @@ def test_a_forked_child_does_not_write_its_parents_stream(ada: ScopedMemories) -
     assert open_stream(ada).read(3) == record(3, "parent")
 
 
-def test_killed_writers_leave_the_last_commit(tmp_path: Path) -> None:
-    script = [sys.executable, str(Path(__file__).parent / "stream_crash.py"), str(tmp_path), str(KILLS // 2), "1"]
+def test_killed_writers_leave_the_last_commit(where: Where, tmp_path: Path) -> None:
+    script = [sys.executable, Path(__file__).parent / "stream_crash.py", where, tmp_path, KILLS // 2, 1]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=60 + 10 * KILLS)
+    command = list(map(str, script))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60 + 10 * KILLS)
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
     assert counts["kills"] == KILLS // 2 * 2
@@ -341,18 +342,19 @@ stream.commit(b"less", 512, {})
 """
 
 
-def test_no_room_is_reported_and_leaves_the_stream_usable(path: Path) -> None:
-    lines = finish(python(NO_ROOM, path)).splitlines()
+@pytest.mark.sqlite  # a limit on the size of its files
+def test_no_room_is_reported_and_leaves_the_stream_usable(where: Where) -> None:
+    lines = finish(python(NO_ROOM, where)).splitlines()
     assert lines[0].startswith("no room to write the stream of session 's'; free some space")
     assert lines[1].startswith("no room to write KV below")
     assert lines[2] == "4"
-    with Store.open(path, embedder=EMBEDDER) as store:
+    with Store.open(where, embedder=EMBEDDER) as store:
         stream = open_stream(store.scope(ADA))
         assert [stream.read(n) for n in range(4)] == [record(n, "s" if n < 3 else "more") for n in range(4)]
         assert stream.tail() == b"less"
         assert store.verify().problems == ()
 
 
-def test_a_stream_is_dropped_by_name(path: Path) -> None:
-    with pytest.raises(InvalidInput, match="name one"), Store.open(path) as store:
+def test_a_stream_is_dropped_by_name(where: Where) -> None:
+    with pytest.raises(InvalidInput, match="name one"), Store.open(where) as store:
         store.scope(ADA).drop_stream(None)  # type: ignore[arg-type]

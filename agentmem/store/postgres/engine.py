@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import sqlalchemy as sa
 
-from agentmem.errors import Closed, StoreBusy, StoreError, StoreFull, StoreOpenError, StoreUnavailable
+from agentmem.errors import StoreBusy, StoreError, StoreFull, StoreOpenError, StoreUnavailable
+from agentmem.store.connections import Connections
 from agentmem.store.retry import Disconnected, RolledBack
 
 SCHEMES = ("postgresql://", "postgres://", "postgresql+psycopg://")
@@ -27,8 +27,6 @@ _AGAIN = {"40001", "40P01", "23505"}
 """Serialisation failure, deadlock, and a unique key that another writer was quicker to insert: the next try sees it."""
 _GONE = {"57P01", "57P02", "57P03", "25P03", "08000", "08003", "08006", "08001", "08004"}
 """The server shut down, is starting, or the connection failed."""
-
-_open_databases: weakref.WeakSet[PostgresDatabase] = weakref.WeakSet()
 
 
 def is_postgres(where: object) -> bool:
@@ -65,7 +63,7 @@ def translate(error: sa.exc.DBAPIError, where: str) -> StoreError:
     return StoreError(f"{where}: {text}")
 
 
-class PostgresDatabase:
+class PostgresDatabase(Connections):
     """Connections to one database. Safe to share between threads; each thread takes its own connection."""
 
     path = None
@@ -77,9 +75,7 @@ class PostgresDatabase:
             raise StoreOpenError(
                 "not an address of a PostgreSQL database; it looks like postgresql://user:password@host/database"
             ) from error
-        self.name = shown(address)
-        self.lock_timeout = lock_timeout
-        self._closed = False
+        super().__init__(shown(address), lock_timeout)
         self._held = threading.local()
         self._check_schema: Callable[[sa.Connection], None] | None = None
         try:
@@ -93,7 +89,6 @@ class PostgresDatabase:
         sa.event.listen(self._engine, "connect", self._prepare)
         self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._writer = self._engine.execution_options(isolation_level="READ COMMITTED", write=True)
-        _open_databases.add(self)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -160,6 +155,30 @@ class PostgresDatabase:
                 self._held.depth = 0
                 connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK)))
 
+    def hold(self, name: str) -> Callable[[], None] | None:
+        """Take a lock for as long as someone likes; None when somebody else has it. Returns what releases it.
+
+        It has a connection of its own, out of the pool: the server releases the lock when that or the process ends.
+        """
+        key = sa.func.hashtextextended(sa.func.current_schema().concat(f" {name}"), 0)
+        with self._guard(), ExitStack() as stack:
+            connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            stack.callback(connection.close)
+            connection.detach()
+            if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
+                return None
+            stack.pop_all()
+        owner = os.getpid()
+
+        def release() -> None:
+            if os.getpid() != owner:  # a forked child: the connection is its parent's
+                return
+            with suppress(sa.exc.DBAPIError):  # lost, and the lock with it
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(key)))  # closing frees it a little later
+            connection.close()
+
+        return release
+
     def checkpoint(self, wait: float = 2.0) -> bool:
         """False: when freed bytes are overwritten is the server's own affair (VACUUM, its log, its replicas)."""
         return False
@@ -173,27 +192,9 @@ class PostgresDatabase:
         with self.read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    @property
-    def closed(self) -> bool:
-        """True after close()."""
-        return self._closed
-
-    def close(self) -> None:
-        """Close every connection. Later calls raise Closed; closing twice is fine."""
-        self._closed = True
-        self._engine.dispose()
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        """Refuse a closed database; turn driver errors into ours."""
-        if self._closed:
-            raise Closed(f"{self.name} was closed; open it again with Store.open")
-        try:
-            yield
-        except sa.exc.DBAPIError as error:
-            raise translate(error, self.name) from error
-        except sa.exc.TimeoutError as error:
-            raise StoreBusy(f"every connection to {self.name} is in use ({error}); try again") from error
+    def _translate(self, error: Exception) -> StoreError:
+        assert isinstance(error, sa.exc.DBAPIError)
+        return translate(error, self.name)
 
     def _prepare(self, connection: object, _record: object) -> None:
         with connection.cursor() as cursor:  # type: ignore[attr-defined]  # a psycopg connection
@@ -206,15 +207,6 @@ class PostgresDatabase:
         connection.commit()  # type: ignore[attr-defined]
 
     def _forget_parent(self) -> None:
-        """In a forked child: drop inherited connections without closing them; they are the parent's."""
+        """Nothing is said to the server on them."""
         self._engine.dispose(close=False)
         self._held = threading.local()
-
-
-def _after_fork() -> None:
-    for database in list(_open_databases):
-        database._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -58,7 +58,8 @@ def prepare(connection: sa.Connection) -> None:
 
 def finish(connection: sa.Connection) -> None:
     """After the migrations: who sees what."""
-    connection.exec_driver_sql("ALTER TABLE kv_payload ALTER COLUMN data SET STORAGE EXTERNAL")  # it is dense already
+    for table in ("kv_payload", "stream_record", "stream_tail"):
+        connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN data SET STORAGE EXTERNAL")  # it is dense already
     isolation.protect(connection)
 
 
