@@ -252,7 +252,8 @@ class Forgotten(Record):
     complete: bool
     """True when nothing of them is left in the store's files. False while another process still reads an older
     snapshot of the database: they are gone from every answer, and the next write, close or open erases the rest. On
-    PostgreSQL always False: rows are gone from every answer, and the server reuses their pages in its own time."""
+    PostgreSQL always False: rows are gone from every answer, and their bytes from the tables' files after the next
+    ``Store.vacuum``."""
 
 
 class PendingEmbedding(Record):

@@ -30,7 +30,7 @@ memories = typer.Typer(
     help="Look at, search, pin, forget, prune, check, export and import memories.",
     no_args_is_help=True,
 )
-stores = typer.Typer(name="store", help="Copy, migrate and rebuild whole stores.", no_args_is_help=True)
+stores = typer.Typer(name="store", help="Copy, migrate, rebuild and vacuum whole stores.", no_args_is_help=True)
 app.add_typer(memories)
 app.add_typer(stores)
 app.add_typer(evaluate.app)
@@ -58,6 +58,7 @@ memories.command("import")(upkeep.import_)
 stores.command("copy")(store.copy)
 stores.command("migrate")(store.migrate)
 stores.command("rebuild")(store.rebuild)
+stores.command("vacuum")(store.vacuum)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""``agentmem store copy | migrate | rebuild``: between engines, to the newest schema, for another model."""
+"""``agentmem store copy | migrate | rebuild | vacuum``: to another engine, schema, model; without forgotten bytes."""
 
 from __future__ import annotations
 
@@ -41,6 +41,19 @@ def migrate(store: Annotated[str, typer.Argument(metavar="STORE", help="As SOURC
     must_exist(store)
     with Store.open(store) as opened:
         note(f"{opened.database.name} has schema {HEAD}")
+
+
+def vacuum(store: Annotated[str, typer.Argument(metavar="STORE", help="As SOURCE of copy.")]) -> None:
+    """Leave no byte of what was forgotten in the store's files. For PostgreSQL, where deleting alone does not.
+
+    Every table is written anew (VACUUM FULL) and is locked meanwhile. Exit code 1 when a reader stood in the way.
+    """
+    must_exist(store)
+    with Store.open(store) as opened:
+        done, name = opened.vacuum(), opened.database.name
+    note(f"nothing that was forgotten is in the files of {name}" if done else f"{name} is in use; try again")
+    if not done:
+        raise typer.Exit(1)
 
 
 def rebuild(

@@ -179,6 +179,23 @@ class Store:
         self.drain_trash()
         return report
 
+    @retried
+    def vacuum(self) -> bool:
+        """Leave no byte of what was forgotten in the store's files. True when that is so.
+
+        In a file every delete does so itself, unless a reader stands in its way. On PostgreSQL every table is written
+        anew (VACUUM FULL): each is locked meanwhile, and needs its size in room. The server's log is not the store's.
+
+        Raises:
+            StoreBusy: on PostgreSQL, others stood in the way for too long; it is safe to try again.
+        """
+        self.erase_expired()
+        done = self.drain_trash()
+        if isinstance(self.database, PostgresDatabase):
+            self.database.rewrite()
+            return done
+        return self.finish_erasure(wait=self.patience, due=True) and done
+
     def verify(self, *, repair: bool = False) -> VerifyReport:
         """Check the database, indexes, vectors, payload bytes, streams and files.
 

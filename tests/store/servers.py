@@ -173,6 +173,17 @@ def found_in(where: Where, *needles: bytes) -> list[tuple[str, bytes]]:
     return [(name, needle) for name, content in bytes_of_database() for needle in needles if needle in content]
 
 
+def found_on_disk(where: Where, *needles: bytes) -> list[tuple[str, bytes]]:
+    """As ``found_in``, but in the files of the database's tables and indexes, dead rows and all."""
+    if isinstance(where, Path):
+        return found_in_files(where, *needles)
+    with psycopg.connect(admin_address("memories"), autocommit=True) as admin:
+        admin.execute("CHECKPOINT")
+        (folder,) = admin.execute("SELECT oid FROM pg_database WHERE datname = 'memories'").fetchone() or (0,)
+    files = [file for file in Path(_started().pgdata, "base", str(folder)).rglob("*") if file.is_file()]
+    return [(file.name, needle) for file in files for needle in needles if needle in file.read_bytes()]
+
+
 @contextmanager
 def fresh(backend: str) -> Iterator[Store]:
     """An empty store, for tests that need many."""

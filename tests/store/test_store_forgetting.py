@@ -6,11 +6,15 @@ import random
 import string
 from pathlib import Path
 
+import psycopg
 import pytest
-from store_world import ADA, BOB, EMBEDDER, attach, embed, files_of, found_in_files, new
+import servers
+import sqlalchemy as sa
+from servers import found_on_disk
+from store_world import ADA, BOB, EMBEDDER, Where, attach, embed, new
 
-from agentmem.errors import NotFound
-from agentmem.records import Memory, Scope
+from agentmem.errors import NotFound, StoreBusy
+from agentmem.records import Forgotten, Memory, Scope
 from agentmem.store import ScopedMemories, Store
 
 SECRET = "Qvortak hides the zwybrunel under jyxomplar"
@@ -42,14 +46,20 @@ def needles(memory: Memory) -> list[bytes]:
     return [SECRET.encode(), *TERMS, vector[:16], vector[-16:], *kv, b"tagvqx", b"metavqx", memory.turn.encode()]
 
 
-def test_delete_leaves_nothing_in_any_file(ada: ScopedMemories, store: Store, path: Path, secret: Memory) -> None:
+def forgotten_at_last(store: Store, forgotten: Forgotten) -> None:
+    """A file is rid of it at once, PostgreSQL when its tables are written anew."""
+    in_file = store.database.path is not None
+    assert forgotten.complete == in_file
+    assert in_file or store.vacuum()
+
+
+def test_delete_leaves_nothing_in_any_file(ada: ScopedMemories, store: Store, where: Where, secret: Memory) -> None:
     store.database.checkpoint()
-    before = {needle for _, needle in found_in_files(path, *needles(secret))}
+    before = {needle for _, needle in found_on_disk(where, *needles(secret))}
     assert before == set(needles(secret))  # else the search below proves nothing
-    forgotten = ada.delete(secret.id)
-    assert forgotten.complete
-    assert found_in_files(path, *needles(secret)) == []
-    assert [file for file in files_of(path) if file.suffix == ".kv"] == []
+    forgotten_at_last(store, ada.delete(secret.id))
+    assert found_on_disk(where, *needles(secret)) == []
+    assert store.files is None or list(store.files.walk()) == []
     assert ada.search("qvortak zwybrunel", embed(SECRET), threshold=None)[0].memory.text != SECRET
     assert ada.search("qvortak") == []  # the neighbours' keys do not quote it any more either
     with pytest.raises(NotFound):
@@ -58,23 +68,25 @@ def test_delete_leaves_nothing_in_any_file(ada: ScopedMemories, store: Store, pa
     assert store.verify().ok
 
 
-def test_update_leaves_nothing_of_the_old_text(ada: ScopedMemories, store: Store, path: Path, secret: Memory) -> None:
+def test_update_leaves_nothing_of_the_old_text(ada: ScopedMemories, store: Store, where: Where, secret: Memory) -> None:
     ada.update(secret.id, text="Nothing to see here.", n_tokens=5, tags=(), meta={})
     gone = [needle for needle in needles(secret) if needle != secret.turn.encode()]
-    assert found_in_files(path, *gone) == []
+    assert store.vacuum()
+    assert found_on_disk(where, *gone) == []
     assert ada.search("qvortak") == []
     assert store.verify().ok
 
 
 def test_prune_and_eviction_leave_nothing_once_the_store_is_closed(
-    ada: ScopedMemories, store: Store, path: Path, secret: Memory
+    ada: ScopedMemories, store: Store, where: Where, secret: Memory
 ) -> None:
     assert len(ada.prune(max_memories=0).pruned) == 121
+    assert store.database.path is not None or store.vacuum()
     store.close()
-    assert found_in_files(path, *needles(secret)) == []
+    assert found_on_disk(where, *needles(secret)) == []
 
 
-def test_forget_scope_leaves_not_even_its_name(store: Store, path: Path) -> None:
+def test_forget_scope_leaves_not_even_its_name(store: Store, where: Where) -> None:
     scope = Scope(user="uservqx", agent="agentvqx")
     handle = store.scope(scope)
     (memory,) = handle.add([new(SECRET, session="sessionvqx", id="idvqx")])
@@ -82,14 +94,45 @@ def test_forget_scope_leaves_not_even_its_name(store: Store, path: Path) -> None
     attach(handle, memory, b"FILEDKV!" * 100_000)
     names = [b"uservqx", b"agentvqx", b"sessionvqx", b"idvqx", *TERMS, b"FILEDKV!" * 20]
     store.database.checkpoint()
-    assert {needle for _, needle in found_in_files(path, *names)} == set(names)
-    assert handle.forget_scope().ids == ("idvqx",)
-    assert found_in_files(path, *names) == []
+    assert {needle for _, needle in found_on_disk(where, *names)} == set(names)
+    forgotten = handle.forget_scope()
+    assert forgotten.ids == ("idvqx",)
+    forgotten_at_last(store, forgotten)
+    assert found_on_disk(where, *names) == []
     assert store.spaces() == [BOB]
     assert handle.list() == []
     assert handle.forget_scope().ids == ()
     handle.add([new("a new beginning")])
     assert handle.count() == 1
+
+
+@pytest.mark.postgresql
+def test_statistics_of_the_server_have_no_samples_of_what_people_said(
+    ada: ScopedMemories, where: str, secret: Memory
+) -> None:
+    with psycopg.connect(where, autocommit=True) as keeper:
+        keeper.execute("ANALYZE")
+    with psycopg.connect(servers.admin_address("memories")) as admin, admin.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_statistic WHERE starelid = 'memory'::regclass")
+        assert cursor.fetchone() >= (4,)  # of the numbers
+        with cursor.copy("COPY pg_statistic TO STDOUT") as copy:
+            samples = b"".join(copy)
+    said = [*needles(secret), *(word.encode() for word in WORDS)]
+    assert [needle for needle in said if needle in samples or needle.hex().encode() in samples] == []
+
+
+@pytest.mark.postgresql
+def test_an_older_reader_is_waited_for_and_then_said_so(where: str) -> None:
+    with Store.open(where, embedder=EMBEDDER, lock_timeout=0.2) as store:
+        ada = store.scope(ADA)
+        (memory,) = ada.add([new(SECRET)])
+        with store.database.read() as reader:
+            assert reader.scalar(sa.text("SELECT count(*) FROM kv_model")) == 0
+            ada.delete(memory.id)
+            with pytest.raises(StoreBusy, match="older transaction may still read"):
+                store.vacuum()
+        assert store.vacuum()
+        assert found_on_disk(where, *TERMS) == []
 
 
 def test_forget_scope_of_a_session_keeps_the_others(store: Store) -> None:

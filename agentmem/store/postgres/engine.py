@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -27,6 +28,13 @@ _AGAIN = {"40001", "40P01", "23505"}
 """Serialisation failure, deadlock, and a unique key that another writer was quicker to insert: the next try sees it."""
 _GONE = {"57P01", "57P02", "57P03", "25P03", "08000", "08003", "08006", "08001", "08004"}
 """The server shut down, is starting, or the connection failed."""
+
+
+_OLDER = sa.text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+    "AND age(backend_xmin) > age(CAST(:now AS xid))"
+)
+"""Transactions that see rows which were deleted before ``now``: what they see is kept by whoever rewrites a table."""
 
 
 def is_postgres(where: object) -> bool:
@@ -180,8 +188,30 @@ class PostgresDatabase(Connections):
         return release
 
     def checkpoint(self, wait: float = 2.0) -> bool:
-        """False: when freed bytes are overwritten is the server's own affair (VACUUM, its log, its replicas)."""
+        """False: bytes of dead rows are in the server's files until it overwrites them, or ``rewrite`` does."""
         return False
+
+    def rewrite(self) -> None:
+        """Write every table and index anew, so that no file of theirs has a byte of a row that was deleted before.
+
+        A plain VACUUM frees the room of such rows, and leaves their bytes in it and their words in the index.
+
+        Raises:
+            StoreBusy: an older transaction may still read what was deleted, or a table was in use for too long.
+        """
+        tables = sa.text(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace"
+        )
+        autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        with self._guard(), autocommit.connect() as connection:
+            now = connection.scalar(sa.text("SELECT pg_current_xact_id()::xid::text"))
+            deadline = time.monotonic() + self.lock_timeout
+            while connection.scalar(_OLDER, {"now": now}):
+                if time.monotonic() > deadline:
+                    raise StoreBusy(f"an older transaction may still read what was deleted from {self.name}; try again")
+                time.sleep(0.01)
+            for name in connection.scalars(tables).all():
+                connection.exec_driver_sql(f'VACUUM (FULL) "{name}"')
 
     def size(self) -> int:
         """Bytes of all tables and indexes of this schema."""

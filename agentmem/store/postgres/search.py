@@ -48,6 +48,7 @@ CREATE OR REPLACE FUNCTION agentmem_visible() RETURNS tsquery LANGUAGE sql STABL
 $$;
 CREATE TABLE IF NOT EXISTS fts_memory (
   memory_id bigint PRIMARY KEY REFERENCES memory ON DELETE CASCADE, space_id bigint NOT NULL, tsv tsvector NOT NULL);
+ALTER TABLE fts_memory ALTER COLUMN tsv SET STATISTICS 0;
 CREATE INDEX IF NOT EXISTS fts_memory_tsv ON fts_memory USING gin (tsv) WITH (fastupdate = off);
 """
 _TSV = (
@@ -123,6 +124,7 @@ def create_vector_index(connection: sa.Connection, model_id: int, dim: int) -> N
         f"CREATE TABLE IF NOT EXISTS {name} (memory_id bigint PRIMARY KEY REFERENCES memory ON DELETE CASCADE, "
         f"space_id bigint NOT NULL, e halfvec({int(dim)}) NOT NULL)"
     )
+    connection.exec_driver_sql(f"ALTER TABLE {name} ALTER COLUMN e SET STATISTICS 0")  # as ``opening.finish``
     if dim <= 3000:  # fits into a page: comparing many is quicker when none lies elsewhere
         connection.exec_driver_sql(f"ALTER TABLE {name} ALTER COLUMN e SET STORAGE PLAIN")
     connection.exec_driver_sql(f"CREATE INDEX IF NOT EXISTS {name}_space ON {name}(space_id)")
