@@ -64,6 +64,16 @@ def admin_address(database: str) -> str:
     return _server().replace("/postgres?", f"/{database}?")
 
 
+def wait_for_the_dead(address: str) -> None:
+    """The server may still be at what a killed process asked for."""
+    others = "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
+    deadline = time.monotonic() + 30
+    with psycopg.connect(address, autocommit=True) as connection:
+        while connection.execute(others).fetchone() != (0,):
+            assert time.monotonic() < deadline, "a connection of a killed process is still there"
+            time.sleep(0.01)
+
+
 def create_database(name: str, *, extension: bool = True, more: str = "") -> str:
     """An empty database that belongs to the store's role; its address for that role."""
     with psycopg.connect(_server(), autocommit=True) as admin:

@@ -1,6 +1,6 @@
 """Writers that are killed, and what must hold afterwards. Run as a process of its own:
 
-    python store_crash.py FOLDER ROUNDS SEED
+    python store_crash.py STORE FOLDER ROUNDS SEED
 
 Each round forks three writers (forked, because importing takes longer than the round), kills them at a random moment,
 then opens the store and compares it with what the writers had acknowledged. Prints counts as JSON.
@@ -19,9 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
-from store_world import ADA, EMBEDDER, attach, embed, new
+from servers import wait_for_the_dead
+from store_world import ADA, EMBEDDER, Where, attach, embed, new
 
 from agentmem.store import Store
+from agentmem.store.places import see_all
+from agentmem.store.postgres.engine import is_postgres
 from agentmem.store.schema import Embedding, KVPayload, KVTrash, MemoryRow, Turn
 from agentmem.store.sqlite_search import vec_table
 from agentmem.store.verify import orphans
@@ -43,10 +46,10 @@ def chunks_of(turn: int) -> int:
     return 1 + turn % 4
 
 
-def write(path: Path, log: int) -> None:
+def write(where: Where, log: int) -> None:
     """Add turns, attach KV, count uses, delete turns; say before and after each what was begun and what was done."""
     dice = random.Random(os.getpid())
-    store = Store.open(path, embedder=EMBEDDER)
+    store = Store.open(where, embedder=EMBEDDER)
     handle = store.scope(ADA)
     mine: list[tuple[int, list[str]]] = []
 
@@ -75,20 +78,24 @@ def write(path: Path, log: int) -> None:
             say("deleted", turn)
 
 
-def check(path: Path, said: dict[str, set[int]]) -> None:
+def check(where: Where, said: dict[str, set[int]]) -> None:
     """What was acknowledged is there, nothing is torn, what was deleted stays away, indexes are in step."""
-    with Store.open(path, embedder=EMBEDDER) as store:
+    if is_postgres(where):
+        wait_for_the_dead(str(where))
+    with Store.open(where, embedder=EMBEDDER) as store:
         report = store.verify()
         assert [p for p in report.problems if p.kind != "orphan_file"] == [], report.problems
         with store.database.read() as connection:
+            see_all(connection)
             rows = connection.execute(
                 sa.select(Turn.uid, MemoryRow.chunk_no, MemoryRow.text, MemoryRow.uid, Embedding.vec)
                 .join(MemoryRow, MemoryRow.turn_id == Turn.id)
                 .outerjoin(Embedding, Embedding.memory_id == MemoryRow.id)
             ).all()
+            texts = "fts_memory" if is_postgres(where) else "fts_memory_1"
             counts = [
                 connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
-                for table in ("memory", "embedding", "memory_usage", "fts_memory_1", vec_table(1))
+                for table in ("memory", "embedding", "memory_usage", texts, vec_table(1))
             ]
             assert counts == [len(rows)] * 5, counts
             assert connection.scalar(sa.select(sa.func.count()).select_from(KVTrash)) == 0
@@ -118,12 +125,11 @@ def check(path: Path, said: dict[str, set[int]]) -> None:
             found = {hit.memory.turn for hit in handle.search(f"turn{turn}", embed(text_of(turn, 0)))}
             assert f"t{turn}" in found
         for uri in orphans(store, 0.0):  # the sweep would leave them for an hour
-            assert store.files is not None
-            store.files.unlink(uri)
+            assert store.payloads is not None
+            store.payloads.unlink(uri)
 
 
-def main(folder: Path, rounds: int, seed: int) -> None:
-    path = folder / "memory.db"
+def main(where: Where, folder: Path, rounds: int, seed: int) -> None:
     dice = random.Random(seed)
     said: dict[str, set[int]] = {w: set() for w in ("adding", "added", "attached", "deleting", "deleted")}
     kills = 0
@@ -135,7 +141,7 @@ def main(folder: Path, rounds: int, seed: int) -> None:
             child = os.fork()
             if child == 0:
                 try:
-                    write(path, handle)
+                    write(where, handle)
                 finally:
                     os._exit(1)
             os.close(handle)
@@ -155,9 +161,9 @@ def main(folder: Path, rounds: int, seed: int) -> None:
             for line in log.read_text().split("\n")[:-1]:
                 word, turn = line.split()
                 said[word].add(int(turn))
-        check(path, said)
+        check(where, said)
     print(json.dumps({"kills": kills} | {word: len(turns) for word, turns in said.items()}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

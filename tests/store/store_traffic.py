@@ -1,6 +1,6 @@
 """Writers and readers of one store, all at once. Run as a process of its own:
 
-    python store_traffic.py FOLDER SECONDS WRITERS READERS
+    python store_traffic.py STORE FOLDER SECONDS WRITERS READERS
 
 Writers add, attach, delete, and now and then close and open the store again; readers search, list, and keep KV in a
 hot tier. No call may fail. What a delete has returned for is never served again, however hot it is elsewhere. Prints
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from store_world import ADA, EMBEDDER, attach, embed, new
+from store_world import ADA, EMBEDDER, Where, attach, embed, new
 from stream_world import pattern
 
 from agentmem.store import Store
@@ -54,9 +54,9 @@ def payload(id_: str) -> bytes:
     return pattern(SIZES[sum(id_.encode()) % 3], "traffic", id_)
 
 
-def write(folder: Path, number: int, end: float, gone: int) -> dict[str, object]:
+def write(where: Where, number: int, end: float, gone: int) -> dict[str, object]:
     dice, clock, mine, counts = random.Random(number), Clock(), [], {"added": 0, "deleted": 0, "opened": 1}
-    store = Store.open(folder / "memory.db", embedder=EMBEDDER)
+    store = Store.open(where, embedder=EMBEDDER)
     while time.monotonic() < end or not counts["deleted"]:
         handle = store.scope(ADA)
         text = f"writer {number} says {counts['added']}"
@@ -72,18 +72,18 @@ def write(folder: Path, number: int, end: float, gone: int) -> dict[str, object]
             counts["deleted"] += 1
         if dice.random() < 0.1:
             store.close()
-            store = clock(lambda: Store.open(folder / "memory.db", embedder=EMBEDDER))
+            store = clock(lambda: Store.open(where, embedder=EMBEDDER))
             counts["opened"] += 1
     store.close()
     return counts | {"calls": clock.calls, "longest": clock.longest, "left": mine}
 
 
-def read(folder: Path, number: int, end: float, log: Path) -> dict[str, object]:
+def read(where: Where, number: int, end: float, log: Path) -> dict[str, object]:
     dice, clock = random.Random(1000 + number), Clock()
     hot: HotTier[Held] = HotTier(20_000_000)
     seen: list[str] = []
     honoured: set[str] = set()
-    store = Store.open(folder / "memory.db", embedder=EMBEDDER)
+    store = Store.open(where, embedder=EMBEDDER)
     handle = store.scope(ADA)
     while time.monotonic() < end or (not honoured and time.monotonic() < end + 60):
         gone = set(log.read_text().split("\n")[:-1])
@@ -110,7 +110,7 @@ def read(folder: Path, number: int, end: float, log: Path) -> dict[str, object]:
     return {"calls": clock.calls, "longest": clock.longest, "honoured": len(honoured)}
 
 
-def main(folder: Path, seconds: float, writers: int, readers: int) -> None:
+def main(where: Where, folder: Path, seconds: float, writers: int, readers: int) -> None:
     log = folder / "gone"
     gone = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     end = time.monotonic() + seconds
@@ -120,7 +120,7 @@ def main(folder: Path, seconds: float, writers: int, readers: int) -> None:
         if child == 0:
             status = 1
             try:
-                role = write(folder, number, end, gone) if number < writers else read(folder, number, end, log)
+                role = write(where, number, end, gone) if number < writers else read(where, number, end, log)
                 (folder / f"result{number}").write_text(json.dumps(role))
                 status = 0
             finally:
@@ -133,7 +133,7 @@ def main(folder: Path, seconds: float, writers: int, readers: int) -> None:
     assert failed == [], f"failed: {failed}"
     results = [json.loads((folder / f"result{number}").read_text()) for number in range(writers + readers)]
     left = {id_ for one in results[:writers] for id_ in one.pop("left")}
-    with Store.open(folder / "memory.db", embedder=EMBEDDER) as store:
+    with Store.open(where, embedder=EMBEDDER) as store:
         handle = store.scope(ADA)
         assert {memory.id for memory in handle.list(limit=1_000_000)} == left
         assert handle.count(tier="warm") == len(left)
@@ -143,4 +143,4 @@ def main(folder: Path, seconds: float, writers: int, readers: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

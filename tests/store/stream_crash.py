@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-import psycopg
+from servers import wait_for_the_dead
 from store_world import ADA, EMBEDDER, Where, new
 from stream_world import INDEX, entry, open_stream, pattern, record
 
@@ -93,16 +93,6 @@ def check(where: Where, commits: dict[float, int], forgot: bool) -> int:
         if store.files is not None:
             store.files.unlink(*orphans(store, 0.0))  # of streams that a killed writer was about to find dropped
     return count
-
-
-def wait_for_the_dead(address: str) -> None:
-    """The server may still be at what a killed process asked for."""
-    others = "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
-    deadline = time.monotonic() + 30
-    with psycopg.connect(address, autocommit=True) as connection:
-        while connection.execute(others).fetchone() != (0,):
-            assert time.monotonic() < deadline, "a connection of a killed process is still there"
-            time.sleep(0.01)
 
 
 def keep_going(handle: ScopedMemories, stream: StoredStream) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from pysqlite3 import dbapi2
-from store_world import ADA, EMBEDDER, attach, finish, new, python
+from store_world import ADA, EMBEDDER, Where, attach, finish, new, python
 
 from agentmem.errors import SchemaTooNew
 from agentmem.store import ScopedMemories, Store
@@ -31,8 +31,8 @@ def run(script: str, *arguments: object, timeout: float) -> str:
 
 
 @pytest.mark.timeout(3600)
-def test_eight_writers_and_eight_readers_are_never_refused(tmp_path: Path) -> None:
-    counts = json.loads(run("store_traffic.py", tmp_path, SECONDS, 8, 8, timeout=200 + 3 * SECONDS))
+def test_eight_writers_and_eight_readers_are_never_refused(where: Where, tmp_path: Path) -> None:
+    counts = json.loads(run("store_traffic.py", where, tmp_path, SECONDS, 8, 8, timeout=200 + 3 * SECONDS))
     assert all(one["deleted"] for one in counts["writers"])
     assert all(one["calls"] for one in counts["readers"])
     assert sum(one["opened"] for one in counts["writers"]) > 8
@@ -66,9 +66,9 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 """
 
 
-def test_eight_processes_create_open_and_close_a_store_at_once(path: Path) -> None:
-    finish(python(OPENERS, path))
-    with Store.open(path, embedder=EMBEDDER) as store:
+def test_eight_processes_create_open_and_close_a_store_at_once(where: Where) -> None:
+    finish(python(OPENERS, where))
+    with Store.open(where, embedder=EMBEDDER) as store:
         assert store.scope(ADA).count() == 48
         assert store.verify().ok
 
@@ -92,9 +92,9 @@ def test_an_old_process_does_not_write_what_a_newer_one_has_migrated(
         Store.open(path, embedder=EMBEDDER)
 
 
-def test_a_change_of_schema_by_an_equal_is_no_reason_to_refuse(ada: ScopedMemories, path: Path) -> None:
+def test_a_change_of_schema_by_an_equal_is_no_reason_to_refuse(ada: ScopedMemories, where: Where) -> None:
     ada.add([new("before")])
-    with Store.open(path, embedder=EMBEDDER) as other:
+    with Store.open(where, embedder=EMBEDDER) as other:
         other.rebuild_indexes()
     ada.add([new("after")])
     assert ada.count() == 2

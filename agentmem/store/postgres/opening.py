@@ -59,8 +59,8 @@ def prepare(connection: sa.Connection) -> None:
 
 def finish(connection: sa.Connection) -> None:
     """After the migrations: how bytes lie, of what no statistics are kept, and who sees what."""
-    for table in ("kv_payload", "stream_record", "stream_tail"):
-        connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN data SET STORAGE EXTERNAL")  # it is dense already
+    for name in ("kv_payload", "stream_record", "stream_tail"):
+        connection.exec_driver_sql(f"ALTER TABLE {name} ALTER COLUMN data SET STORAGE EXTERNAL")  # it is dense already
     for name, table in Base.metadata.tables.items():
         # Statistics are samples, which outlive the rows that they were taken from.
         for column in (one for one in table.columns if isinstance(one.type, (sa.String, sa.LargeBinary, sa.JSON))):
