@@ -35,7 +35,7 @@ class Job(StrEnum):
     EVICT = "evict"
 
 
-def fill(path: Path, users: Sizes) -> None:
+def fill(path: str, users: Sizes) -> None:
     """Add memories in batches, each of a user drawn in proportion to what is still to come: as if all lived at once.
 
     Emits a line every tenth of the way.
@@ -63,13 +63,13 @@ def ask(handle: ScopedMemories, repeats: int) -> list[Query]:
     return list(Population(2).queries([some[at].text for at in drawn]))
 
 
-def search(path: Path, alone: list[Path], users: Sizes, repeats: int) -> None:
+def search(path: str, alone: list[Path], users: Sizes, repeats: int) -> None:
     """Search every user's scope in every store that holds it, in a new order each round."""
     dice = np.random.default_rng(3)
     with ExitStack() as stack:
         full = stack.enter_context(Store.open(path, embedder=EMBEDDER))
         scopes = [(name, "full", full.scope(Scope(user=name))) for name in users]
-        for name, own in zip(users, alone, strict=True):
+        for name, own in zip(users, alone, strict=bool(alone)):
             store = stack.enter_context(opened(own))
             scopes.append((name, "alone", store.scope(Scope(user=name))))
         queries = [ask(handle, repeats + 1) for _, _, handle in scopes]
@@ -87,7 +87,7 @@ def search(path: Path, alone: list[Path], users: Sizes, repeats: int) -> None:
                 emit(row)
 
 
-def memory(path: Path, users: Sizes, repeats: int) -> None:
+def memory(path: str, users: Sizes, repeats: int) -> None:
     """Hybrid searches of each user's scope."""
     before = memory_mark()
     with opened(path) as store:
@@ -98,14 +98,14 @@ def memory(path: Path, users: Sizes, repeats: int) -> None:
     emit({"rss_before": before, "rss": resident("VmHWM")})
 
 
-def open_store(path: Path) -> None:
+def open_store(path: str) -> None:
     """Open and close."""
     start = time.perf_counter()
     with opened(path):
         emit({"seconds": time.perf_counter() - start})
 
 
-def add(path: Path, users: Sizes, repeats: int) -> None:
+def add(path: str, users: Sizes, repeats: int) -> None:
     """One turn of two chunks at a time: a transaction that is safe on disk when it returns."""
     people, session = Population(4), f"added {time.time_ns()}"
     with opened(path) as store:
@@ -115,7 +115,7 @@ def add(path: Path, users: Sizes, repeats: int) -> None:
                 emit({"user": name, "add": _add_turn(handle, people, f"{session}-{number}")})
 
 
-def evict(path: Path, users: Sizes) -> None:
+def evict(path: str, users: Sizes) -> None:
     """The same when the store is full: room is made for some hundred memories, then for none until they are there."""
     people, session = Population(5), f"evicting {time.time_ns()}"
     with opened(path) as store:
@@ -126,7 +126,7 @@ def evict(path: Path, users: Sizes) -> None:
         emit({"seconds": seconds, "evicted": held + 2 - store.stats().memories})
 
 
-def opened(path: Path, policy: EvictionPolicy = ROOMY) -> Store:
+def opened(path: str | Path, policy: EvictionPolicy = ROOMY) -> Store:
     """The store, by default without a limit to its memories."""
     return Store.open(path, embedder=EMBEDDER, eviction=policy)
 
@@ -140,11 +140,11 @@ def _add_turn(handle: ScopedMemories, people: Population, session: str) -> float
 
 def main(
     job: Job,
-    path: Path,
+    path: Annotated[str, typer.Argument(help="A file, or the address of a PostgreSQL database.")],
     users: Annotated[list[str], typer.Argument(help="NAME=MEMORIES")],
     others: Annotated[int, typer.Option(help="More users, of --size memories each.")] = 0,
     size: int = 1000,
-    alone: Annotated[list[Path] | None, typer.Option(help="For each user, a store without others.")] = None,
+    alone: Annotated[list[Path] | None, typer.Option(help="For each user, a store without others; or none.")] = None,
     repeats: int = 100,
 ) -> None:
     """Do one job."""

@@ -330,6 +330,7 @@ class Store:
         try:
             if isinstance(self.database, PostgresDatabase):
                 self._flush_by_space(self.database)
+                self._erase_by_space(self.database)
             else:
                 with self.write():
                     pass

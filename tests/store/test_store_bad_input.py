@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from store_world import ADA, EMBEDDER, attach, embed, new
+from store_world import ADA, EMBEDDER, Where, attach, embed, new
 from stream_world import open_stream, stored
 
 from agentmem.errors import StoreError
@@ -101,9 +101,9 @@ def test_a_clock_that_is_set_back_keeps_order_counts_and_audit(ada: ScopedMemori
     assert ada.get(early.id).uses == 2
 
 
-def test_memories_of_the_future_are_not_new_for_ever(path: Path, clock: list[timedelta]) -> None:
+def test_memories_of_the_future_are_not_new_for_ever(where: Where, clock: list[timedelta]) -> None:
     policy = EvictionPolicy(space_memories=4, grace=timedelta(hours=1))
-    with Store.open(path, embedder=EMBEDDER, eviction=policy) as store:
+    with Store.open(where, embedder=EMBEDDER, eviction=policy) as store:
         ada = store.scope(ADA)
         clock[0] = timedelta(days=3650)
         ada.add([new(f"dated in ten years {i}", id=f"future{i}") for i in range(4)])

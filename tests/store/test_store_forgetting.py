@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import string
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -168,30 +167,28 @@ def test_when_turns_between_go_the_remaining_ones_become_neighbours(ada: ScopedM
     assert store.verify().ok
 
 
-@pytest.mark.sqlite
-def test_delete_takes_files_that_a_crash_left_without_a_row(ada: ScopedMemories, store: Store) -> None:
+@pytest.mark.payloads
+def test_delete_takes_payloads_that_a_crash_left_without_a_row(ada: ScopedMemories, store: Store) -> None:
     (memory,) = ada.add([new("hello")])
     attach(ada, memory, b"k" * 300_000)
-    assert store.files is not None
-    (uri,) = store.files.walk()
-    stray = store.files.root / uri.replace(".kv", ".kv.tmp")
-    stray.write_bytes(b"half of the KV")
-    other = store.files.root / uri.replace("/1.", "/999.")
-    other.write_bytes(b"of another memory")
+    assert store.payloads is not None
+    (uri,) = store.payloads.walk()
+    other = uri.replace("/1.", "/999.")
+    store.payloads.write([(uri.replace(".kv", ".kv.tmp"), b"half of the KV"), (other, b"of another memory")])
     ada.delete(memory.id)
-    assert list(store.files.walk()) == [other.relative_to(store.files.root).as_posix()]
+    assert list(store.payloads.walk()) == [other]
 
 
-def test_an_unlink_that_a_crash_prevented_is_made_good_at_open(path: Path) -> None:
-    with Store.open(path, embedder=EMBEDDER) as store:
-        handle = store.scope(ADA)
-        (memory,) = handle.add([new("hello")])
-        attach(handle, memory, b"k" * 300_000)
-        store.drain_trash = lambda: False  # type: ignore[method-assign]  # dies here
-        attach(handle, memory, b"l" * 300_000)
-        assert store.files is not None
-        assert len(list(store.files.walk())) == 2
-    with Store.open(path, embedder=EMBEDDER) as store:
-        assert store.files is not None
-        assert len(list(store.files.walk())) == 1
-        assert store.scope(ADA).load_kv([memory.id], fingerprint="model-a").payloads[memory.id].data[:1] == b"l"
+@pytest.mark.payloads
+def test_an_unlink_that_a_crash_prevented_is_made_good_at_open(ada: ScopedMemories, store: Store, where: Where) -> None:
+    (memory,) = ada.add([new("hello")])
+    attach(ada, memory, b"k" * 300_000)
+    store.drain_trash = lambda: False  # type: ignore[method-assign]  # dies here
+    attach(ada, memory, b"l" * 300_000)
+    assert store.payloads is not None
+    assert len(list(store.payloads.walk())) == 2
+    store.close()
+    with Store.open(where, embedder=EMBEDDER) as again:
+        assert again.payloads is not None
+        assert len(list(again.payloads.walk())) == 1
+        assert again.scope(ADA).load_kv([memory.id], fingerprint="model-a").payloads[memory.id].data[:1] == b"l"

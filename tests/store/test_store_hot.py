@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from store_world import ADA, BOB, EMBEDDER, Where, attach, finish, new, python
@@ -99,12 +98,12 @@ with Store.open(sys.argv[1]) as store:
 
 @pytest.mark.parametrize("erased", [*ERASED, "prune"])
 def test_what_another_process_erases_is_freed_by_the_next_recall_of_anyone(
-    store: Store, path: Path, hot: Hot, erased: str
+    store: Store, where: Where, hot: Hot, erased: str
 ) -> None:
     ada, bob = warm(store, ADA, "a"), warm(store, BOB, "b")
     recall(ada, hot, "a")
     recall(bob, hot, "b")
-    finish(python(ELSEWHERE, path, erased))
+    finish(python(ELSEWHERE, where, erased))
     assert recall(bob, hot, "b") == [], "nothing of Bob was erased"
     assert hot.ids(ada.space) == []
     assert hot.nbytes == len(b"kv of b")
@@ -123,8 +122,8 @@ def test_what_expires_is_not_served_and_is_freed_with_the_next_write(store: Stor
     assert hot.nbytes == 0
 
 
-def test_what_is_evicted_is_freed(path: Path, hot: Hot) -> None:
-    with Store.open(path, embedder=EMBEDDER, eviction=EvictionPolicy(space_kv_bytes=12, grace=timedelta(0))) as store:
+def test_what_is_evicted_is_freed(where: Where, hot: Hot) -> None:
+    with Store.open(where, embedder=EMBEDDER, eviction=EvictionPolicy(space_kv_bytes=12, grace=timedelta(0))) as store:
         ada = warm(store, ADA, "a")
         recall(ada, hot, "a")
         warm(store, ADA, "b")

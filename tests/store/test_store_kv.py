@@ -16,6 +16,8 @@ from agentmem.records import Memory, Scope, Tier
 from agentmem.store import HotTier, NewKV, ScopedMemories, Store, text_digest
 from agentmem.store.objects import PayloadObjects
 from agentmem.store.payloads import INLINE_MAX, PayloadFiles
+from agentmem.store.places import see_all
+from agentmem.store.schema import KVPayload
 
 pytestmark = pytest.mark.payloads
 
@@ -139,7 +141,7 @@ def _cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite  # files, spoilt by hand
 @pytest.mark.parametrize("spoil", [_flip, _cut, Path.unlink])
 def test_a_damaged_file_is_reported_never_used_and_replaced(
     ada: ScopedMemories, store: Store, memory: Memory, spoil
@@ -155,15 +157,15 @@ def test_a_damaged_file_is_reported_never_used_and_replaced(
     assert store.verify().ok
 
 
-@pytest.mark.sqlite
 def test_a_damaged_row_is_reported_and_never_used(ada: ScopedMemories, store: Store, memory: Memory) -> None:
     attach(ada, memory, SMALL)
     with store.database.write() as connection:
-        connection.execute(sa.text("UPDATE kv_payload SET data = zeroblob(length(data))"))
+        see_all(connection)
+        connection.execute(sa.update(KVPayload).values(data=bytes(len(SMALL))))
     assert ada.load_kv([memory.id], fingerprint="model-a").damaged == (memory.id,)
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite  # a folder
 def test_a_folder_that_cannot_be_written_is_an_error_not_a_loss(
     ada: ScopedMemories, store: Store, memory: Memory
 ) -> None:

@@ -68,12 +68,12 @@ def test_kv_goes_to_memories_of_the_same_text_only(ada: ScopedMemories, store: S
     assert loaded(ada) == {}
 
 
-@pytest.mark.sqlite
+@pytest.mark.payloads
 def test_damaged_kv_is_left_out_at_both_ends(store: Store, ada: ScopedMemories, tmp_path: Path) -> None:
     fill(ada)
-    assert store.files is not None
-    (uri,) = store.files.walk()
-    store.files.unlink(uri)
+    assert store.payloads is not None
+    (uri,) = store.payloads.walk()
+    store.payloads.unlink(uri)
     ada.export(tmp_path / "x.jsonl", kv=True)
     bob = store.scope(BOB)
     assert bob.load(tmp_path / "x.jsonl") == 5
@@ -87,7 +87,6 @@ def test_damaged_kv_is_left_out_at_both_ends(store: Store, ada: ScopedMemories, 
         assert other.verify().ok
 
 
-@pytest.mark.sqlite
 @pytest.mark.parametrize("damage", ["cut", "foreign", "text", "version"])
 def test_a_broken_kv_file_loads_nothing_and_says_which(ada: ScopedMemories, tmp_path: Path, damage: str) -> None:
     fill(ada)
@@ -107,7 +106,6 @@ def test_a_broken_kv_file_loads_nothing_and_says_which(ada: ScopedMemories, tmp_
         assert other.scope(ADA).count() == 0
 
 
-@pytest.mark.sqlite
 def test_an_export_whose_kv_was_left_behind_is_text(
     ada: ScopedMemories, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

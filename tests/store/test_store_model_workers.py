@@ -6,10 +6,13 @@ import signal
 
 import servers
 from store_world import python
+from stream_world import kept_bytes
 from typer.testing import CliRunner
 
 from agentmem import MemoryLLM
 from agentmem.cli import app
+from agentmem.recipes import InfLLM
+from agentmem.streaming import StreamConversation
 
 WORKER = """
 import sys
@@ -48,6 +51,47 @@ def test_a_model_worker_killed_in_mid_turn_loses_nothing_that_was_acknowledged()
         assert llm.store.verify().ok
         reply = llm.conversation(user="ada").chat("What is the code of door 2?")
         assert any("door 2" in read.memory.text for read in reply.memories)
+
+
+RECIPE = InfLLM(n_init=8, n_local=64, block_size=16, top_k=2, n_repr=2, step=32)
+STREAMER = """
+import sys
+from agentmem import MemoryLLM
+from agentmem.recipes import InfLLM
+
+recipe = InfLLM(n_init=8, n_local=64, block_size=16, top_k=2, n_repr=2, step=32)
+with MemoryLLM(store=sys.argv[1], recipe=recipe, max_new_tokens=8) as llm:
+    dialogue = llm.conversation(user="ada", session="s")
+    for number in range(1_000_000):
+        reply = dialogue.chat(f"The code of door {number} is {4711 + number}. " + "And so on and on. " * 12)
+        print(dialogue.stream_tokens, *reply.notes, flush=True)
+"""
+
+
+def test_a_stream_goes_on_in_another_worker_where_the_one_that_was_killed_left_it() -> None:
+    address = servers.empty_database()
+    doomed = python(STREAMER, address)
+    assert doomed.stdout is not None
+    assert doomed.stderr is not None
+    said = [doomed.stdout.readline() for _ in range(4)]
+    doomed.send_signal(signal.SIGKILL)
+    said += doomed.stdout.readlines()
+    doomed.wait()
+    doomed.stdout.close()
+    doomed.stderr.close()
+    assert [line.split()[1:] for line in said] == [[]] * len(said)  # no notes
+    servers.wait_for_the_dead(address)
+    with MemoryLLM(store=address, recipe=RECIPE, max_new_tokens=8) as llm:
+        dialogue = llm.conversation(user="ada", session="s")
+        before = kept_bytes(llm.store)
+        assert before > 0
+        assert dialogue.chat("What is the code of door 0?").notes == ()  # nothing had to be encoded again
+        assert isinstance(dialogue, StreamConversation)
+        assert dialogue.stream_tokens > int(said[-1].split()[0])
+        assert kept_bytes(llm.store) >= before
+        assert llm.store.verify().problems == ()
+        assert dialogue.memories.forget_scope().ids
+        assert llm.store.stats().streams == 0
 
 
 def test_the_command_takes_an_address_and_never_prints_its_password() -> None:

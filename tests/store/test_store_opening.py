@@ -11,13 +11,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pysqlite3 import dbapi2
-from store_world import ADA, EMBEDDER, embed, new, python
+from store_world import ADA, EMBEDDER, Where, embed, new, python
 
 import agentmem.store
 from agentmem.errors import Closed, InvalidInput, NotFound, SchemaTooNew, StoreBusy, StoreOpenError
@@ -27,13 +26,11 @@ from agentmem.store.index import is_derived
 from agentmem.store.opening import HEAD
 from agentmem.store.schema import Base
 
-pytestmark = pytest.mark.sqlite
 
-
-def test_a_store_keeps_its_memories_over_a_reopen(path: Path) -> None:
-    with Store.open(path, embedder=EMBEDDER) as store:
+def test_a_store_keeps_its_memories_over_a_reopen(where: Where) -> None:
+    with Store.open(where, embedder=EMBEDDER) as store:
         (memory,) = store.scope(ADA).add([new("My dog is called Biscuit.")])
-    with Store.open(str(path), embedder=EMBEDDER) as store:
+    with Store.open(where if isinstance(where, str) else str(where), embedder=EMBEDDER) as store:
         assert store.scope(ADA).get(memory.id) == memory
 
 
@@ -47,8 +44,8 @@ def test_a_store_in_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_after_close_every_call_raises_closed(path: Path) -> None:
-    store = Store.open(path, embedder=EMBEDDER)
+def test_after_close_every_call_raises_closed(where: Where) -> None:
+    store = Store.open(where, embedder=EMBEDDER)
     handle = store.scope(ADA)
     store.close()
     store.close()
@@ -216,6 +213,7 @@ def test_head_is_the_newest_revision() -> None:
     assert revisions == sorted(revisions, reverse=True)
 
 
+@pytest.mark.sqlite
 def test_connections_are_durable_and_erase_what_they_delete(store: Store) -> None:
     store.scope(ADA).add([new("something")])
     with store.database.read() as connection:
@@ -250,13 +248,13 @@ def test_bad_arguments_of_open(path: Path) -> None:
     assert not path.exists()
 
 
-def test_vectors_of_different_embedders_are_never_mixed(path: Path) -> None:
+def test_vectors_of_different_embedders_are_never_mixed(where: Where) -> None:
     text = "The lighthouse keeper counts ships."
-    with Store.open(path, embedder=EMBEDDER) as store:
+    with Store.open(where, embedder=EMBEDDER) as store:
         (memory,) = store.scope(ADA).add([new(text)])
     other = EmbedderId("other", 4)
     probe = np_unit(4)
-    with Store.open(path, embedder=other) as store:
+    with Store.open(where, embedder=other) as store:
         handle = store.scope(ADA)
         assert [p.text for p in store.pending_embeddings()] == [text]
         (hit,) = handle.search("lighthouse", probe, explain=True)
@@ -274,7 +272,7 @@ def test_vectors_of_different_embedders_are_never_mixed(path: Path) -> None:
         with pytest.raises(InvalidInput, match=r"shape \(4,\)"):
             handle.search("", embed(text))
         assert store.verify().ok
-    with Store.open(path, embedder=EMBEDDER) as store:  # back: the first vectors are still there
+    with Store.open(where, embedder=EMBEDDER) as store:  # back: the first vectors are still there
         assert store.pending_embeddings() == []
         assert len(store.scope(ADA).search("", embed(text), threshold=None)) == 1
 
@@ -296,8 +294,8 @@ def test_pending_embeddings_of_changed_or_deleted_memories_are_passed_over(store
     assert [hit.memory.id for hit in handle.search("", embed("kept"), threshold=None)] == [kept.id]
 
 
-def test_a_store_without_an_embedder_searches_words(path: Path) -> None:
-    with Store.open(path) as store:
+def test_a_store_without_an_embedder_searches_words(where: Where) -> None:
+    with Store.open(where) as store:
         handle = store.scope(ADA)
         handle.add([new("My dog is called Biscuit.", embedding=None)])
         assert len(handle.search("dogs")) == 1
@@ -308,8 +306,8 @@ def test_a_store_without_an_embedder_searches_words(path: Path) -> None:
             handle.add([new("cat")])
 
 
-def test_a_forked_child_opens_connections_of_its_own(path: Path) -> None:
-    with Store.open(path, embedder=EMBEDDER) as store:
+def test_a_forked_child_opens_connections_of_its_own(where: Where) -> None:
+    with Store.open(where, embedder=EMBEDDER) as store:
         handle = store.scope(ADA)
         (memory,) = handle.add([new("parent")])
         handle.record_uses([(memory.id, 0.5)], turn="t")
@@ -324,8 +322,7 @@ def test_a_forked_child_opens_connections_of_its_own(path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert handle.count() == 2
         assert handle.get(memory.id).uses == 1
-        with store.database.read() as connection:
-            assert connection.scalar(sa.text("PRAGMA integrity_check")) == "ok"
+        assert store.verify().ok
 
 
 def test_history_of_nothing_is_not_found(store: Store) -> None:

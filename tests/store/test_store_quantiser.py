@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from store_world import Where
 from torch import Tensor
 
 from agentmem.errors import InvalidInput, PayloadDamaged
@@ -148,14 +149,14 @@ def test_other_codecs_do_not_look_at_codebooks(books: Codebooks) -> None:
     assert pack([key], [key], "int8", codebooks=books) == pack([key], [key], "int8")
 
 
-def test_the_store_keeps_one_set_per_fingerprint(tmp_path, books: Codebooks) -> None:
-    with Store.open(tmp_path / "m.db") as store:
+def test_the_store_keeps_one_set_per_fingerprint(where: Where, books: Codebooks) -> None:
+    with Store.open(where) as store:
         assert load_codebooks(store, "model") is None
         save_codebooks(store, "model", books)
         other = Codebooks({1: (some_quantiser(16, 4), some_quantiser(8, 2))})
         save_codebooks(store, "model", other)
         save_codebooks(store, "another", books)
-    with Store.open(tmp_path / "m.db") as store:
+    with Store.open(where) as store:
         found = [load_codebooks(store, name) for name in ("model", "another", "third")]
         assert [one and one.digest for one in found] == [other.digest, books.digest, None]
         assert store.verify().ok

@@ -12,8 +12,9 @@ import pytest
 import servers
 import sqlalchemy as sa
 from store_world import ADA, EMBEDDER, attach, embed, finish, new, python
+from stream_world import extend, open_stream, record, stored
 
-from agentmem.errors import StoreBusy, StoreUnavailable
+from agentmem.errors import StoreBusy, StoreUnavailable, StreamChanged
 from agentmem.records import Scope
 from agentmem.store import ScopedMemories, Store
 from agentmem.store.places import find_place
@@ -199,3 +200,47 @@ def test_a_worker_killed_in_mid_turn_loses_nothing_that_was_acknowledged(store: 
         assert there[id_] == text.strip()
     assert len(there) <= len(acknowledged) + 1  # one may have been stored and not yet said so
     assert store.verify().ok
+
+
+def test_a_stream_goes_on_when_its_connections_are_lost(ada: ScopedMemories, store: Store) -> None:
+    stream = stored(ada)
+    extend(stream, 2, "more")
+    kill_connections()  # the one that holds the writer's lock too
+    assert stream.read(1) == record(1, "s")
+    stream.commit(b"kept", 1, {})
+    kill_connections()
+    with open_stream(ada) as again:
+        assert [again.read(n) for n in (0, 4)] == [record(0, "s"), record(4, "more")]
+        assert again.tail() == b"kept"
+    assert store.verify().ok
+
+
+def test_of_two_writers_that_both_lost_the_lock_one_commits(ada: ScopedMemories) -> None:
+    stored(ada).close()
+    first, second = open_stream(ada), open_stream(ada)
+    extend(first, 2, "first")
+    with pytest.raises(StoreBusy, match="written by another process"):
+        extend(second, 1, "second")
+    kill_connections()
+    extend(second, 1, "second")
+    second.commit(b"second", 1, {})
+    with pytest.raises(StreamChanged, match="nothing was written"):
+        first.commit(b"first", 1, {})
+    again = open_stream(ada)
+    assert (again.n_records, again.tail()) == (4, b"second")
+    assert again.read(3) == record(3, "second")
+
+
+def test_a_server_that_stays_away_ends_a_stream_with_a_clear_error(where: str) -> None:
+    with Store.open(where, embedder=EMBEDDER, lock_timeout=0.3) as store:
+        ada = store.scope(ADA)
+        stored(ada).close()
+        stream = open_stream(ada)
+        with servers.server_away(signal.SIGINT):
+            for call in (lambda: stream.read(1), stream.tail, stream.is_current, lambda: extend(stream, 1)):
+                with pytest.raises(StoreUnavailable, match=r"connection to .* was lost"):
+                    call()
+        assert stream.read(1) == record(1, "s")
+        extend(stream, 1)
+        stream.commit(b"back", 1, {})
+        assert store.verify().ok

@@ -99,7 +99,8 @@ def test_a_store_without_totals_gets_them_when_it_is_opened(path: Path) -> None:
             for name in ("ix_memory_expires", "ix_memory_space_expires"):
                 connection.execute(sa.text(f"DROP INDEX {name}"))
             connection.execute(sa.text("ALTER TABLE memory DROP COLUMN expires_us"))
-            connection.execute(sa.text("DROP TABLE tally"))
+            for table in ("tally", "stream_record", "stream_tail"):
+                connection.execute(sa.text(f"DROP TABLE {table}"))
             connection.execute(sa.text("UPDATE alembic_version SET version_num = '0003'"))
     assert opening.preflight(path) == "0003"
     with Store.open(path, embedder=EMBEDDER) as store:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from store_world import ADA, BOB, EMBEDDER, attach, embed, new
+from store_world import ADA, BOB, EMBEDDER, Where, attach, embed, new
 
 from agentmem.errors import InvalidInput, StoreError
 from agentmem.records import Scope
@@ -39,10 +39,8 @@ def payload_file(store: Store) -> Path:
     return store.files.root / next(store.files.walk())
 
 
-@pytest.mark.sqlite
-def test_a_whole_text_index_that_another_process_wrote_is_not_reported(full: ScopedMemories, store: Store) -> None:
-    assert store.database.path is not None
-    with Store.open(store.database.path) as other:
+def test_a_whole_text_index_that_another_process_wrote_is_not_reported(full: ScopedMemories, where: Where) -> None:
+    with Store.open(where) as other:
         theirs = other.scope(ADA)
         assert theirs.search("memory", threshold=None)  # this connection now remembers the index
         full.add([new(f"a later memory {i}", id=f"later-{i}") for i in range(5)])
@@ -50,7 +48,7 @@ def test_a_whole_text_index_that_another_process_wrote_is_not_reported(full: Sco
         assert other.verify().problems == ()
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite  # the like for PostgreSQL is in test_store_postgres.py
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
@@ -100,16 +98,16 @@ def test_rebuilt_indexes_find_the_same(full: ScopedMemories, store: Store) -> No
     assert store.verify().ok
 
 
-@pytest.mark.sqlite
+@pytest.mark.payloads
 def test_what_is_left_of_a_memory_that_is_gone_goes_at_once(full: ScopedMemories, store: Store) -> None:
-    assert store.files is not None
+    assert store.payloads is not None
+    there = set(store.payloads.walk())
     for name in ("01/77/88.x.kv", "01/77/88.x.kv.tmp", "streams/99/records"):
-        stray = store.files.root / name
-        stray.parent.mkdir(parents=True, exist_ok=True)
-        stray.write_bytes(b"its writer was killed, and the memory deleted by another process")
+        store.payloads.write([(name, b"its writer was killed, and the memory deleted by another process")])
     assert {problem.kind for problem in store.verify(repair=True).problems} == {"orphan_file"}
     assert store.verify().ok
-    assert not (store.files.root / "01" / "77").exists()
+    assert set(store.payloads.walk()) == there
+    assert store.files is None or not (store.files.root / "01" / "77").exists()
 
 
 def test_a_clock_set_back_does_not_keep_leftovers_for_ever(full: ScopedMemories, store: Store, path: Path) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY, TSVECTOR
 
 from agentmem.store import exact
 from agentmem.store.postgres import isolation
-from agentmem.store.schema import Embedding, MemoryRow
+from agentmem.store.schema import Embedding, Tally
 
 CONTEXT_WEIGHT = 0.5
 """Weight of the neighbouring turns relative to the chunk itself; measured with SQLite's BM25 (``sqlite_search.py``)."""
@@ -194,13 +194,15 @@ def _ranked(space_id: int, queries: list[str], within: sa.Select[int] | None) ->
     hit = sa.select(_TEXTS.c.memory_id, _TEXTS.c.tsv).where(*mine).cte("hit").prefix_with("MATERIALIZED")
     word = sa.func.unnest(sa.cast(queries, ARRAY(sa.Text))).column_valued("word")
     asked = sa.select(sa.cast(word, TSQUERY).label("q")).cte("asked")
-    df = sa.select(sa.func.count()).select_from(hit).where(hit.c.tsv.op("@@")(asked.c.q)).scalar_subquery()
-    n = sa.select(sa.func.count()).select_from(MemoryRow).where(MemoryRow.space_id == space_id).scalar_subquery()
-    weight = sa.select(asked.c.q, sa.func.ln(1.0 + (n - df + 0.5) / (df + 0.5)).label("idf")).cte("weight")
-    rank = sa.func.ts_rank(sa.cast([0.0, 0.0, CONTEXT_WEIGHT, 1.0], ARRAY(sa.REAL)), hit.c.tsv, weight.c.q, 1)
-    score = sa.func.sum(weight.c.idf * rank, type_=sa.Float).label("score")
-    ranked = sa.select(hit.c.memory_id, score).join_from(hit, weight, hit.c.tsv.op("@@")(weight.c.q))
-    return ranked.group_by(hit.c.memory_id).order_by(score.desc(), hit.c.memory_id.desc())
+    rank = sa.func.ts_rank(sa.cast([0.0, 0.0, CONTEXT_WEIGHT, 1.0], ARRAY(sa.REAL)), hit.c.tsv, asked.c.q, 1)
+    df = sa.func.count().over(partition_by=asked.c.q)  # of a subquery the planner makes one run per pair
+    pairs = sa.select(hit.c.memory_id, rank.label("rank"), df.label("df"))
+    pair = pairs.join_from(hit, asked, hit.c.tsv.op("@@")(asked.c.q)).cte("pair")
+    n = sa.select(Tally.memories).where(Tally.space_id == space_id).scalar_subquery()
+    idf = sa.func.ln(1.0 + (n - pair.c.df + 0.5) / (pair.c.df + 0.5))
+    score = sa.func.sum(idf * pair.c.rank, type_=sa.Float).label("score")
+    ranked = sa.select(pair.c.memory_id, score).group_by(pair.c.memory_id)
+    return ranked.order_by(score.desc(), pair.c.memory_id.desc())
 
 
 def dense_leg(
@@ -216,13 +218,12 @@ def dense_leg(
     query = np.frombuffer(vector, "<f4")
     table = _vectors(model_id, query.size)
     mine = [table.c.space_id == space_id]
-    few = sa.select(MemoryRow.id).where(MemoryRow.space_id == space_id)
+    several = sa.select(Tally.memories).where(Tally.space_id == space_id)
     if within is not None:
         mine.append(table.c.memory_id.in_(within))
-        few = within
-    several = connection.scalar(sa.select(sa.func.count()).select_from(few.limit(EXACT_MAX + 1).subquery())) or 0
+        several = sa.select(sa.func.count()).select_from(within.limit(EXACT_MAX + 1).subquery())
     distance = table.c.e.l2_distance(query.tolist())
-    if several <= EXACT_MAX or query.size > HNSW_MAX_DIM:
+    if (connection.scalar(several) or 0) <= EXACT_MAX or query.size > HNSW_MAX_DIM:
         distance = distance + 0.0  # no longer the index's own order
     else:
         connection.exec_driver_sql("SET LOCAL hnsw.iterative_scan = strict_order")
