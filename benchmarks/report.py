@@ -13,6 +13,7 @@ import typer
 
 import benchmarks.eviction
 import benchmarks.scale
+import benchmarks.scale_postgres
 import benchmarks.warm_load
 from agentmem.evaluation.result import Result
 from benchmarks.scripts import GROUPS
@@ -125,6 +126,25 @@ def scale(report: dict[str, Any]) -> str:
     )
 
 
+def scale_postgres(report: dict[str, Any]) -> str:
+    """The benchmark of many memories on PostgreSQL as Markdown."""
+    machine, own = report["machine"], benchmarks.scale_postgres
+    head = f"    {report['command']}\n\n{place_and_time(machine)}"
+    added = ", ".join(f"{benchmarks.scale.ms(row['add'])} in {row['user']}'s scope" for row in report["add"])
+    return "\n\n".join(
+        [
+            f"{head} PostgreSQL {machine['postgresql']}, pgvector {machine['pgvector']}.",
+            f"{report['memories']:,} memories of {report['users']} users with vectors of {report['dim']} numbers. "
+            "Milliseconds, p50 (p95):",
+            table(["scope", *benchmarks.scale.KINDS], [own.without_store(row) for row in report["search"]]),
+            table(own.HEAD, [own.row(figures) for figures in report["compared"]]),
+            f"A turn of two chunks is added in: {added}. Batches of 100, by tenths of the filling: "
+            f"{', '.join(f'{rate:,}' for rate in report['fill']['per_second'])} memories per second. Tables and "
+            f"indexes have {report['file_bytes'] / 2**30:.2f} GiB.",
+        ]
+    )
+
+
 def evaluation(report: dict[str, Any]) -> str:
     """What ``agentmem eval`` measured as Markdown."""
     result = Result(report["task"], report["settings"], report["rows"])
@@ -137,6 +157,7 @@ SECTIONS = {
     "warm_load": warm_load,
     "eviction": eviction,
     "scale": scale,
+    "scale_postgres": scale_postgres,
 }
 
 

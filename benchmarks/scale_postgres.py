@@ -37,6 +37,7 @@ from benchmarks.scale_worker import ask, opened
 
 PROBES = "1000,10000,30000"
 TOP = 10
+HEAD = ["scope", "vectors compared", "ms, p50 (p95)", f"recall at {TOP}: mean", "least", "what the store does"]
 WAYS = {"one by one": 10**9, "HNSW": 0}
 """Up to how many vectors are compared one by one."""
 
@@ -115,23 +116,17 @@ def measure(address: str, users: list[str], others: int, repeats: int) -> Figure
     return result
 
 
-def head() -> list[str]:
-    """Columns of the comparison."""
-    return ["scope", "vectors compared", "ms, p50 (p95)", f"recall at {TOP}: mean", "least", "the store's way"]
-
-
 def row(figures: Figures) -> list[str]:
-    """A line of it."""
+    """A comparison under ``HEAD``."""
     recall = figures["recall"]
-    chosen = "yes" if figures["chosen"] else ""
-    return [
-        figures["user"],
-        figures["way"],
-        ms(figures["seconds"]),
-        f"{recall['mean']:.3f}",
-        f"{recall['least']:.1f}",
-        chosen,
-    ]
+    best = [f"{recall['mean']:.3f}", f"{recall['least']:.1f}", "yes" if figures["chosen"] else ""]
+    return [figures["user"], figures["way"], ms(figures["seconds"]), *best]
+
+
+def without_store(figures: Figures) -> list[str]:
+    """A row of ``benchmarks.scale``, but for the column that says which store: there is one."""
+    user, _, *times = cells(figures)
+    return [user, *times]
 
 
 def main(
@@ -162,20 +157,16 @@ def main(
     }
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     screen = console()
-    for columns, rows in (
-        (["scope", *KINDS], [drop_store(cells(r)) for r in figures["search"]]),
-        (head(), map(row, figures["compared"])),
-    ):
-        table = Table(*columns)
-        for line in rows:
-            table.add_row(*line)
-        screen.print(table)
+    tables = {
+        ("scope", *KINDS): [without_store(line) for line in figures["search"]],
+        tuple(HEAD): [row(line) for line in figures["compared"]],
+    }
+    for columns, lines in tables.items():
+        shown = Table(*columns)
+        for line in lines:
+            shown.add_row(*line)
+        screen.print(shown)
     screen.print(f"{figures['file_bytes'] / 2**30:.2f} GiB; filled at {figures['fill']['per_second']} a second")
-
-
-def drop_store(cells: list[str]) -> list[str]:
-    """Without the column that says which store: there is one."""
-    return [cells[0], *cells[2:]]
 
 
 if __name__ == "__main__":

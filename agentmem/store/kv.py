@@ -18,6 +18,7 @@ from agentmem.store.hot import HotTier
 from agentmem.store.inputs import MAX_FINGERPRINT, check_name, now_us
 from agentmem.store.payloads import INLINE_MAX, LoadedKV, Payload
 from agentmem.store.places import AnyRow, Place, find_place, see_all
+from agentmem.store.retry import Disconnected
 from agentmem.store.rows import SLICE, keys_of
 from agentmem.store.schema import KVModel, KVPayload, KVTrash, MemoryRow, Space, Tally
 from agentmem.text import check_text
@@ -68,6 +69,11 @@ def attach(store: Store, scope: Scope, payloads: Sequence[NewKV], fingerprint: s
             if place is not None:
                 kept = _insert(connection, place, placed, fingerprint, now)
                 tidying.enforce(connection, store.policy, place.space_id, now)
+    except StoreUnavailable as error:
+        kept = []
+        if not isinstance(error, Disconnected):  # nobody knows whether rows name them; the sweep does, later
+            files = []
+        raise
     except BaseException:
         kept = []
         raise

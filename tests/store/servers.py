@@ -59,6 +59,14 @@ def server_away(how: signal.Signals) -> Iterator[None]:
         server.ensure_postgres_running()
 
 
+def kill_connections(but: int = 0) -> None:
+    """End every connection of the store's role."""
+    with psycopg.connect(admin_address("memories"), autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'keeper' AND pid <> %s", (but,)
+        )
+
+
 def admin_address(database: str) -> str:
     """Where a superuser looks at a database."""
     return _server().replace("/postgres?", f"/{database}?")

@@ -131,6 +131,26 @@ def test_objects_of_a_commit_that_never_was_are_swept(where: str) -> None:
         assert objects(store) == 0
 
 
+def test_objects_that_rows_may_name_stay_when_nobody_knows_the_outcome(where: str) -> None:
+    with Store.open(where, embedder=EMBEDDER, kv_store=servers.empty_bucket(), lock_timeout=60) as store:
+        ada = store.scope(ADA)
+        (memory,) = ada.add([new("hello")])
+        stream = open_stream(ada, record_bytes=LARGE)
+        extend(stream, 1)
+        for objects_then, call in (
+            (1, lambda: attach(ada, memory, b"k" * LARGE)),
+            (3, lambda: stream.commit(b"t" * LARGE, 1, {})),
+        ):
+            with pytest.MonkeyPatch.context() as patch:  # the last step before the commit
+                patch.setattr("agentmem.store.tidying.enforce", lambda *_, **__: servers.kill_connections())
+                with pytest.raises(StoreUnavailable, match="is unknown"):
+                    call()
+            assert objects(store) == objects_then
+        assert len(orphans(store, 0.0)) == 3
+        stream.commit(b"t", 1, {})
+        assert store.verify().ok
+
+
 def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from agentmem import MemoryLLM
 from agentmem.cli import app
 from agentmem.recipes import InfLLM
+from agentmem.records import Scope
 from agentmem.streaming import StreamConversation
 
 WORKER = """
@@ -90,7 +91,7 @@ def test_a_stream_goes_on_in_another_worker_where_the_one_that_was_killed_left_i
         assert dialogue.stream_tokens > int(said[-1].split()[0])
         assert kept_bytes(llm.store) >= before
         assert llm.store.verify().problems == ()
-        assert dialogue.memories.forget_scope().ids
+        assert llm.store.scope(Scope(user="ada")).forget_scope().ids
         assert llm.store.stats().streams == 0
 
 
@@ -98,9 +99,17 @@ def test_the_command_takes_an_address_and_never_prints_its_password() -> None:
     address = servers.empty_database()
     with MemoryLLM(store=address) as llm:
         llm.conversation(user="ada").memories.add("My dog is called Biscuit.")
-    for command in (["memories", "stats"], ["memories", "list"], ["memories", "verify"], ["doctor"]):
-        user = ["--user", "ada"] if command[-1] in ("stats", "list") else []
-        outcome = CliRunner().invoke(app, [*command, "--store", address, *user])
+    where, user = ["--store", address], ["--user", "ada"]
+    for command in (
+        ["memories", "stats", *where, *user],
+        ["memories", "list", *where, *user],
+        ["memories", "verify", *where],
+        ["doctor", *where],
+        ["store", "migrate", address],
+        ["store", "vacuum", address],
+    ):
+        outcome = CliRunner().invoke(app, command)
         assert outcome.exit_code == 0, outcome.output
         assert "secret" not in outcome.output
+    assert "nothing that was forgotten is in the files of postgresql://" in outcome.output
     assert "Biscuit" in CliRunner().invoke(app, ["memories", "list", "--store", address, "--user", "ada"]).output

@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 
-import psycopg
 import pytest
 import servers
 import sqlalchemy as sa
+from servers import kill_connections
 from store_world import ADA, EMBEDDER, attach, embed, finish, new, python
 from stream_world import extend, open_stream, record, stored
 
@@ -21,13 +21,6 @@ from agentmem.store.places import find_place
 from agentmem.store.retry import Disconnected, RolledBack, retried
 
 pytestmark = pytest.mark.postgresql
-
-
-def kill_connections(but: int = 0) -> None:
-    with psycopg.connect(servers.admin_address("memories"), autocommit=True) as admin:
-        admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'keeper' AND pid <> %s", (but,)
-        )
 
 
 def test_a_database_that_goes_away_and_comes_back_is_not_noticed(ada: ScopedMemories, store: Store) -> None:

@@ -122,7 +122,7 @@ class RowHome:
                 tail_uri = self._place("tail")
                 bucket.write([(tail_uri, tail)])
             yield Kept(tail_uri, lambda connection: self._insert(connection, first, last, written, tail_uri, tail))
-        except StoreUnavailable:  # of a commit whose outcome nobody knows: the sweep finds what no row names
+        except StoreUnavailable:  # perhaps nobody knows whether rows name them; the sweep does, later
             raise
         except BaseException:
             self._store.discard([*written.values(), *([tail_uri] if tail_uri else [])])
@@ -134,6 +134,7 @@ class RowHome:
         """None: a writer that dies leaves no rows, and its objects to the sweep."""
         return []
 
+    @retried
     def lock(self) -> bool:
         """A lock of the server's, which releases it when the process dies. Politeness: generations decide."""
         release = self._database.hold(stream_folder(self._key))
