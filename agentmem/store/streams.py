@@ -57,6 +57,9 @@ class StoredStream:
     The first ``append`` or ``commit`` makes this process the stream's writer, until ``commit``, ``rollback`` or
     ``close``. Ask ``is_current`` before a turn: it is False once the stream was continued elsewhere, or dropped
     because something of its session was forgotten. Its blocks must not be read then; open the session again.
+
+    Any call may raise StoreUnavailable when the store is on PostgreSQL and the server or the bucket does not answer;
+    of a commit that ends so, the message says whether it is known to have failed.
     """
 
     def __init__(

@@ -213,7 +213,7 @@ def test_head_is_the_newest_revision() -> None:
     assert revisions == sorted(revisions, reverse=True)
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite  # its pragmas
 def test_connections_are_durable_and_erase_what_they_delete(store: Store) -> None:
     store.scope(ADA).add([new("something")])
     with store.database.read() as connection:

@@ -16,7 +16,7 @@ from agentmem.store.sqlite_search import dense_leg, vec_table
 
 DIM = 160
 WIDE = EmbedderId("wide", DIM, noise=DIM**-0.5)
-pytestmark = pytest.mark.sqlite
+pytestmark = pytest.mark.sqlite  # PostgreSQL has an index of its own for what this does
 
 
 def unit(seed: int, middle: float = 0.3) -> np.ndarray:

@@ -13,7 +13,7 @@ from agentmem.records import Scope
 from agentmem.store import Store
 from agentmem.store.sqlite_search import SHARDS, text_table, text_tables
 
-pytestmark = pytest.mark.sqlite
+pytestmark = pytest.mark.sqlite  # the tables of its text index
 USERS = [Scope(user=f"user {number}") for number in range(SHARDS + 3)]
 
 
