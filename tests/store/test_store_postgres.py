@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -88,24 +90,33 @@ def test_the_empty_scope_is_somebody_and_not_everybody(store: Store) -> None:
         assert connection.scalar(sa.text("SELECT count(*) FROM space")) == 0
 
 
-def test_words_and_vectors_are_looked_up_in_their_indexes(ada: ScopedMemories, store: Store) -> None:
-    ada.add([new(f"word{number} and apple", id=str(number)) for number in range(200)])
+@contextmanager
+def explained(*settings: str) -> Iterator[list[str]]:
+    """The plans of what is searched meanwhile, words and vectors."""
     plans: list[str] = []
 
     def explain(connection, _cursor, statement, parameters, _context, _many):
         if statement.startswith("WITH") or "vec_memory" in statement:
             raw = connection.connection.cursor()
-            raw.execute("SET LOCAL enable_seqscan = off")
+            for setting in settings:
+                raw.execute(f"SET LOCAL {setting}")
             raw.execute("EXPLAIN " + statement, parameters)
             plans.append("\n".join(row[0] for row in raw.fetchall()))
 
     sa.event.listen(sa.Engine, "before_cursor_execute", explain)
     try:
-        assert ada.search("word7", embed("word7"))[0].memory.id == "7"
+        yield plans
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", explain)
+
+
+def test_words_and_vectors_are_looked_up_in_their_indexes(ada: ScopedMemories) -> None:
+    ada.add([new(f"word{number} and apple", id=str(number)) for number in range(200)])
+    with explained("enable_seqscan = off") as plans:
+        assert ada.search("word7", embed("word7"))[0].memory.id == "7"
     words, vectors = plans
     assert "fts_memory_tsv" in words
+    assert "SubPlan" not in words  # which would run for every pair of text and word
     assert "vec_memory_1_space" in vectors or "vec_memory_1_pkey" in vectors
 
 
@@ -115,7 +126,9 @@ def test_a_large_space_is_searched_by_hnsw(ada: ScopedMemories, monkeypatch: pyt
     ada.add([new(f"word{number} and apple", id=str(number)) for number in range(60)])
     exact = [hit.memory.id for hit in ada.search("", embed("word7 and apple"), threshold=None, top_k=5)]
     monkeypatch.setattr(search, "EXACT_MAX", 10)
-    assert [hit.memory.id for hit in ada.search("", embed("word7 and apple"), threshold=None, top_k=5)] == exact
+    with explained() as plans:
+        assert [hit.memory.id for hit in ada.search("", embed("word7 and apple"), threshold=None, top_k=5)] == exact
+    assert "vec_memory_1_hnsw" in plans[0]
     assert len(ada.search("", embed("apple"), threshold=None, top_k=99, tags=("none",))) == 0
 
 
