@@ -198,7 +198,7 @@ def _ranked(space_id: int, queries: list[str], within: sa.Select[int] | None) ->
     df = sa.func.count().over(partition_by=asked.c.q)  # of a subquery the planner makes one run per pair
     pairs = sa.select(hit.c.memory_id, rank.label("rank"), df.label("df"))
     pair = pairs.join_from(hit, asked, hit.c.tsv.op("@@")(asked.c.q)).cte("pair")
-    n = sa.select(Tally.memories).where(Tally.space_id == space_id).scalar_subquery()
+    n = sa.func.coalesce(sa.select(Tally.memories).where(Tally.space_id == space_id).scalar_subquery(), 0)
     idf = sa.func.ln(1.0 + (n - pair.c.df + 0.5) / (pair.c.df + 0.5))
     score = sa.func.sum(idf * pair.c.rank, type_=sa.Float).label("score")
     ranked = sa.select(pair.c.memory_id, score).group_by(pair.c.memory_id)
