@@ -12,6 +12,7 @@
     │   ├── StoreBusy                   another process held the lock for too long
     │   ├── StoreUnavailable            the database server or the bucket cannot be reached
     │   ├── StoreFull                   the disk or a budget is full; the write was rolled back
+    │   ├── Conflict                    an entry of the log has another revision than was expected
     │   ├── StreamChanged               another process continued or dropped a session's stream; open it again
     │   └── PayloadDamaged              a KV payload failed its checksum (rebuilt from text by callers)
     └── Closed                          the handle was used after close()
@@ -69,6 +70,10 @@ class StoreUnavailable(StoreError):
 
 class StoreFull(StoreError):
     """The disk is full, or a budget that evicting others cannot meet. The write was rolled back."""
+
+
+class Conflict(StoreError):
+    """An entry of the log has another revision than was expected: someone else set it. Nothing was changed."""
 
 
 class StreamChanged(StoreError):

@@ -167,6 +167,17 @@ class Message(Record):
     tool_call_id: str | None = None
 
 
+class LogEntry(Record):
+    """One value of a log. Values are plain JSON; ``revision`` counts how often this one was set, from 1."""
+
+    key: tuple[str | int, ...]
+    value: Any
+    revision: int
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None = None
+
+
 class Event(Record):
     """One line of a memory's history."""
 

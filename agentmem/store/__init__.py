@@ -4,12 +4,15 @@ from agentmem.store.eviction import EvictionPolicy
 from agentmem.store.hot import HotTier
 from agentmem.store.inputs import EmbedderId, NewMemory, text_digest
 from agentmem.store.kv import NewKV
+from agentmem.store.log import Append, Delete, Put, ScopedLog
 from agentmem.store.payloads import LoadedKV, Payload
 from agentmem.store.scoped import ScopedMemories
 from agentmem.store.store import Store
 from agentmem.store.streams import StoredStream
 
 __all__ = [
+    "Append",
+    "Delete",
     "EmbedderId",
     "EvictionPolicy",
     "HotTier",
@@ -17,6 +20,8 @@ __all__ = [
     "NewKV",
     "NewMemory",
     "Payload",
+    "Put",
+    "ScopedLog",
     "ScopedMemories",
     "Store",
     "StoredStream",

@@ -115,16 +115,25 @@ def check_meta(meta: object, longest: int = MAX_META) -> dict[str, Any]:
     """Meta as a plain JSON object."""
     if not isinstance(meta, Mapping) or not all(isinstance(key, str) for key in meta):
         raise InvalidInput("meta must be a mapping with str keys")
-    try:
-        line = json.dumps(dict(meta), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"meta must be plain JSON: {error}") from None
-    if len(line) > longest:
-        raise InvalidInput(f"meta takes {len(line)} bytes of JSON; at most {longest} fit")
-    if "\\u0000" in line or any(f"\\ud{digit}" in line for digit in "89abcdef"):
-        check_characters(_all_strings(meta), "meta", 2 * longest)
-    plain: dict[str, Any] = json.loads(line)
+    plain: dict[str, Any] = check_json(dict(meta), "meta", longest)
     return plain
+
+
+def check_json(value: object, what: str, longest: int) -> Any:
+    """A value as plain JSON of at most ``longest`` bytes, as it will be read again.
+
+    Raises:
+        InvalidInput: it is none (NaN and infinity are none), too long, or has a NUL or a lone surrogate in a str.
+    """
+    try:
+        line = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{what} must be plain JSON: {error}") from None
+    if len(line) > longest:
+        raise InvalidInput(f"{what} takes {len(line)} bytes of JSON; at most {longest} fit")
+    if "\\u0000" in line or any(f"\\ud{digit}" in line for digit in "89abcdef"):
+        check_characters(_all_strings(value), what, 2 * longest)
+    return json.loads(line)
 
 
 def _all_strings(value: object) -> str:

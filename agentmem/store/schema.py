@@ -248,6 +248,23 @@ class Tally(Base):
     """Grows whenever a memory or its KV is removed: by it, hot tiers know that they hold something that is gone."""
 
 
+class LogRow(Base):
+    """One entry of the log (``log.py``): a plain value under a key that sorts as bytes. No memory, never recalled."""
+
+    __tablename__ = "log_entry"
+    space_id: Mapped[int] = mapped_column(BigId, sa.ForeignKey("space.id"), primary_key=True)
+    key: Mapped[bytes] = mapped_column(sa.LargeBinary, primary_key=True)
+    revision: Mapped[int] = mapped_column(sa.BigInteger)
+    """How often the value was set."""
+    value: Mapped[Any] = mapped_column(sa.JSON)
+    created_us: Mapped[int] = mapped_column(sa.BigInteger)
+    updated_us: Mapped[int] = mapped_column(sa.BigInteger)
+    expires_us: Mapped[int | None] = mapped_column(sa.BigInteger)
+    __table_args__ = (
+        sa.Index("ix_log_entry_expires", "space_id", "expires_us", sqlite_where=_DATED, postgresql_where=_DATED),
+    )
+
+
 class KVTrash(Base):
     """Payload files and stream folders that no row names any more, waiting to be unlinked. Redone after a crash."""
 

@@ -22,6 +22,7 @@ from agentmem.store.engine import Database
 from agentmem.store.eviction import EvictionPolicy
 from agentmem.store.hot import HotTier
 from agentmem.store.inputs import EmbedderId, Vector, check_int, check_vector, from_us, now_us, text_digest
+from agentmem.store.log import ScopedLog
 from agentmem.store.objects import PayloadObjects
 from agentmem.store.payloads import ORPHAN_AGE, PayloadFiles
 from agentmem.store.places import find_place, not_expired, see_all
@@ -151,6 +152,12 @@ class Store:
         if not isinstance(scope, Scope):
             raise InvalidInput(f"expected a Scope, not {type(scope).__name__}")
         return ScopedMemories(self, scope)
+
+    def log(self, scope: Scope) -> ScopedLog:
+        """The log of a scope's user and agent: plain values that are no memories."""
+        if not isinstance(scope, Scope):
+            raise InvalidInput(f"expected a Scope, not {type(scope).__name__}")
+        return ScopedLog(self, scope)
 
     @retried
     def spaces(self) -> list[Scope]:

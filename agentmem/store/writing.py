@@ -21,6 +21,7 @@ from agentmem.store.schema import (
     EventRow,
     KVPayload,
     KVTrash,
+    LogRow,
     MemoryRow,
     MemoryTag,
     MemoryUsage,
@@ -292,6 +293,7 @@ def forget_place(connection: sa.Connection, place: Place) -> None:
     else:
         connection.execute(events)
         connection.execute(sa.delete(SessionRow).where(SessionRow.space_id == place.space_id))
+        connection.execute(sa.delete(LogRow).where(LogRow.space_id == place.space_id))
         connection.execute(sa.delete(Tally).where(Tally.space_id == place.space_id))
         connection.execute(sa.delete(Space).where(Space.id == place.space_id))
 
