@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from agentmem.errors import (
     AgentMemError,
     Closed,
+    Conflict,
     InvalidInput,
     ModelError,
     ModelLoadError,
@@ -23,6 +24,7 @@ from agentmem.errors import (
 from agentmem.records import (
     Event,
     Hit,
+    LogEntry,
     Memory,
     MemoryRead,
     Message,
@@ -47,11 +49,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentMemError",
     "Closed",
+    "Conflict",
     "Conversation",
     "Event",
     "EvictionPolicy",
     "Hit",
     "InvalidInput",
+    "LogEntry",
     "MemLong",
     "Memories",
     "Memory",
