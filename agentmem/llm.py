@@ -232,6 +232,7 @@ class MemoryLLM:
 
     def close(self, timeout: float = 60.0) -> None:
         """Store what is pending and close. KV that ``timeout`` seconds do not suffice for stays cold (text is safe)."""
+        self.reader.close()
         left = self.writer.close(timeout)
         if left:
             log.warning("KV of %d memories was not encoded in %.0f s; it will be at their next recall", left, timeout)

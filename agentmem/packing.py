@@ -13,7 +13,7 @@ from agentmem.model.kv import KV
 from agentmem.records import Memory
 from agentmem.store import NewKV, ScopedMemories, Store, text_digest
 from agentmem.store.codebooks import load_codebooks, save_codebooks
-from agentmem.store.codec import PQ, pack, unpack
+from agentmem.store.codec import PQ, PackedKV, pack
 from agentmem.store.quantiser import Codebooks, train_codebooks
 
 BEFORE_TRAINING = "bf16"
@@ -21,6 +21,18 @@ BEFORE_TRAINING = "bf16"
 SAMPLE = 4000
 """Memories whose KV codebooks are trained on."""
 _BATCH = 64
+
+
+class Packed:
+    """KV that is still packed: which layers it has, and any run of them as KV."""
+
+    def __init__(self, payload: PackedKV):
+        self._payload = payload
+        self.layers, self.offsets = payload.layers, payload.offsets
+
+    def read(self, start: int, stop: int) -> KV:
+        """Entries ``start .. stop - 1`` of ``layers``."""
+        return KV(*self._payload.read(start, stop))
 
 
 class Packing:
@@ -47,18 +59,23 @@ class Packing:
         data = pack(kv.keys, kv.values, codec, layers=kv.layers, offsets=kv.offsets, codebooks=self.codebooks)
         return data, codec
 
-    def unpack(self, data: bytes | bytearray | memoryview) -> KV:
-        """The block.
+    def open(self, data: bytes | bytearray | memoryview) -> Packed:
+        """The block, to be decoded a few layers at a time.
 
         Raises:
             PayloadDamaged: these are no such bytes, or their codebooks are gone: encode it from text.
         """
         try:
-            return KV(*unpack(data, self.codebooks))
+            return Packed(PackedKV(data, self.codebooks))
         except PayloadDamaged:
             if not self._reload():  # another process may have compressed the store meanwhile
                 raise
-            return KV(*unpack(data, self.codebooks))
+            return Packed(PackedKV(data, self.codebooks))
+
+    def unpack(self, data: bytes | bytearray | memoryview) -> KV:
+        """The block. Raises PayloadDamaged as ``open`` does."""
+        packed = self.open(data)
+        return packed.read(0, len(packed.layers))
 
     def attach(self, handle: ScopedMemories, memories: Sequence[Memory], kvs: Sequence[KV]) -> None:
         """Store the KV of memories. What was deleted or changed meanwhile is left alone."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from agentmem.arriving import Prefetcher
 from agentmem.errors import PayloadDamaged
 from agentmem.model.attention import Placed
 from agentmem.model.kv import KV
+from agentmem.packing import Packed
 from agentmem.records import Hit
 from agentmem.store import HotTier, ScopedMemories
 from agentmem.writer import Writer
@@ -34,12 +37,22 @@ class Recalled:
         return 0 if self.placed is None else self.placed.n_tokens
 
 
+class Loaded(NamedTuple):
+    """KV of the memories that are to be read, in their order; sha256 of what was on disk, by id."""
+
+    sources: list[KV | Packed]
+    digests: dict[str, bytes]
+    rebuilt: frozenset[str]
+    notes: tuple[str, ...]
+
+
 class Reader:
     """Recall and load for one model and store."""
 
     def __init__(self, writer: Writer, hot: HotTier[KV], *, top_k: int, threshold: float | None):
         self._writer = writer
         self._hot = hot
+        self._prefetcher = Prefetcher()
         self.top_k, self.threshold = top_k, threshold
 
     def clear(self) -> None:
@@ -64,14 +77,24 @@ class Reader:
             return current
         if not hits:
             return Recalled()
-        kvs, rebuilt, notes = self._load(handle, hits)
-        return Recalled(hits, self._writer.recipe.place(self._writer.model, kvs), rebuilt, notes)
+        sources, digests, rebuilt, notes = self._load(handle, hits)
 
-    def _load(self, handle: ScopedMemories, hits: Sequence[Hit]) -> tuple[list[KV], frozenset[str], tuple[str, ...]]:
+        def arrived(at: int, kv: KV) -> None:
+            self._hot.put(handle.space, hits[at].memory.id, digests[hits[at].memory.id], kv)
+
+        writer = self._writer
+        placed = self._prefetcher.place(writer.recipe, writer.model, sources, arrived)
+        return Recalled(hits, placed, rebuilt, notes)
+
+    def close(self) -> None:
+        """Wait for KV on its way from disk."""
+        self._prefetcher.close()
+
+    def _load(self, handle: ScopedMemories, hits: Sequence[Hit]) -> Loaded:
         """The KV of every hit: from RAM, else from disk, else re-encoded from text (and stored again)."""
         writer, space = self._writer, handle.space
         ids = [hit.memory.id for hit in hits]
-        found: dict[str, KV] = {}
+        found: dict[str, KV | Packed] = {}
         unreadable: list[str] = []
 
         def held(id: str, sha256: bytes) -> bool:
@@ -82,12 +105,9 @@ class Reader:
         loaded = handle.load_kv(ids, fingerprint=writer.fingerprint, held=held)
         for id, payload in loaded.payloads.items():
             try:
-                kv = writer.packing.unpack(payload.data)
+                found[id] = writer.packing.open(payload.data)
             except PayloadDamaged:
                 unreadable.append(id)
-                continue
-            found[id] = kv.to(writer.model.device, writer.model.dtype)
-            self._hot.put(space, id, payload.sha256, found[id])
         lost = [hit.memory for hit in hits if hit.memory.id not in found]
         if lost:
             encoded = writer.recipe.encode(writer.model, lost)
@@ -102,7 +122,12 @@ class Reader:
             )
             if some
         ]
-        return [found[id] for id in ids], frozenset(memory.id for memory in lost), tuple(notes)
+        return Loaded(
+            [found[id] for id in ids],
+            {id: payload.sha256 for id, payload in loaded.payloads.items()},
+            frozenset(memory.id for memory in lost),
+            tuple(notes),
+        )
 
 
 def _distinct(hits: Sequence[Hit]) -> list[Hit]:

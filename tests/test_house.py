@@ -26,7 +26,7 @@ FLOORS = {
         ["__init__", "llm", "conversation", "memories", "reader", "streaming", "training", "turns", "writer", "window"],
         3,
     ),
-    **dict.fromkeys(["ingest", "packing", "rebuild"], 3),
+    **dict.fromkeys(["arriving", "ingest", "packing", "rebuild"], 3),
     **dict.fromkeys(["recipes", "retrieval", "store", "chunking", "tools"], 2),
     **dict.fromkeys(["model"], 1),
     **dict.fromkeys(["records", "errors", "text"], 0),

@@ -78,13 +78,14 @@ class Placed:
 
     ``keys[layer]`` (kv_heads, M, head_dim) and ``values[layer]`` (kv_heads, M, value_dim), or None for a layer that
     reads no memory; ``spans[i]`` is the range of memory ``i`` along M; ``positions`` (M,), int64. What stands before
-    the first span belongs to no memory; a layer may hold that alone, and is then shorter.
+    the first span belongs to no memory; a layer may hold that alone, and is then shorter. Layers may still be on their
+    way; asking for one waits for it.
     ``temperature`` divides the memory's logits and ``scale`` multiplies its log-sum-exp (APE). ``windowed`` hides
     memory outside a sliding-window layer's window, by position; otherwise memory is always visible.
     """
 
-    keys: tuple[Tensor | None, ...]
-    values: tuple[Tensor | None, ...]
+    keys: Sequence[Tensor | None]
+    values: Sequence[Tensor | None]
     spans: tuple[tuple[int, int], ...]
     positions: Tensor
     temperature: float = 1.0

@@ -7,8 +7,8 @@ A codec is a row of ``_CODECS``: how one K and one V tensor become named tensors
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,30 +17,20 @@ import torch
 from torch import Tensor
 
 from agentmem.errors import InvalidInput, PayloadDamaged
-from agentmem.store.quantised import Parts, int4_decode, int4_encode, int8_decode, int8_encode
+from agentmem.store.buffer import FORMAT, Parts, parse
+from agentmem.store.quantised import ALL, int4_decode, int4_encode, int8_decode, int8_encode
 from agentmem.store.quantiser import Codebooks
-
-FORMAT = "agentmem-kv-1"
 
 PQ = "pq"
 """Product quantisation, with codebooks (``quantiser.py``)."""
 
-_DTYPES = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "I32": torch.int32,
-}
 _FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_LONGEST_HEADER = 1_000_000
 
 
 @dataclass(frozen=True)
 class _Codec:
     encode: Callable[[Tensor, Tensor], Parts]
-    decode: Callable[[Parts, torch.dtype], tuple[Tensor, Tensor]]
+    decode: Callable[[Parts, torch.dtype, slice], tuple[Tensor, Tensor]]
 
 
 class Unpacked(NamedTuple):
@@ -114,30 +104,78 @@ def unpack(data: bytes | bytearray | memoryview, codebooks: Codebooks | None = N
     Raises:
         PayloadDamaged: these bytes are not a whole payload of a known codec, or one of other ``codebooks``.
     """
-    about, parts = _parse(data)
-    try:
-        codec, dtype = _CODECS[about["codec"]], _FLOATS[about["dtype"]]
-        n_layers, stacked = int(about["layers"]), bool(about["stacked"])
-        places = parts.pop("at", None)
-        groups: dict[int, Parts] = {}
-        for name, tensor in parts.items():
-            part, _, number = name.rpartition(".")
-            groups.setdefault(int(number), {})[part] = tensor
-        pairs = [codec.decode(groups[number], dtype) for number in range(1 if stacked else n_layers)]
-        if stacked:
-            pairs = list(zip(pairs[0][0].unbind(0), pairs[0][1].unbind(0), strict=True))
-        keys, values = tuple(k for k, _ in pairs), tuple(v for _, v in pairs)
-        if len(keys) != n_layers or any(k.dim() != 3 or v.dim() != 3 or k.shape[:2] != v.shape[:2] for k, v in pairs):
+    packed = PackedKV(data, codebooks)
+    return packed.read(0, len(packed.layers))
+
+
+class PackedKV:
+    """A payload that was looked over, to be decoded a few layers at a time.
+
+    ``layers`` are the numbers of its model layers, ``offsets`` as in ``Unpacked``.
+
+    Raises:
+        PayloadDamaged: as ``unpack``; reading it raises no more.
+    """
+
+    def __init__(self, data: bytes | bytearray | memoryview, codebooks: Codebooks | None = None):
+        about, parts = parse(data)
+        with _as_damaged():
+            self._codec, self._dtype = _CODECS[about["codec"]], _FLOATS[about["dtype"]]
+            n_layers, stacked = int(about["layers"]), bool(about["stacked"])
+            numbers = tuple(int(number) for number in about.get("numbers", ()))
+            if numbers and (len(numbers) != n_layers or list(numbers) != sorted(set(numbers)) or numbers[0] < 0):
+                raise ValueError(f"{n_layers} layers are numbered {numbers}")
+            self._numbers = numbers
+            places = parts.pop("at", None)
+            groups: dict[int, Parts] = {}
+            for name, tensor in parts.items():
+                part, _, number = name.rpartition(".")
+                groups.setdefault(int(number), {})[part] = tensor
+            self._stack = groups[0]
+            self._decoded: list[tuple[Tensor, Tensor]] | None = None
+            self.offsets: tuple[Tensor, ...] | None = None
+            if stacked and places is None and about["codec"] != PQ:
+                if len(self._rows(slice(n_layers - 1, None))) != 1:  # layers are of one shape, so the last tells
+                    raise ValueError("layers do not fit together")
+            else:
+                several = [groups[number] for number in range(1 if stacked else n_layers)]
+                pairs = [pair for one in several for pair in self._pairs(one, ALL, stacked)]
+                if len(pairs) != n_layers:
+                    raise ValueError("layers do not fit together")
+                if places is not None:
+                    self.offsets = _split_offsets([key for key, _ in pairs], places)
+                if about["codec"] == PQ:
+                    if codebooks is None or codebooks.digest != about["codebooks"]:
+                        raise ValueError("the codebooks that it was packed with are not here")
+                    pairs = _decoded(pairs, numbers or range(n_layers), codebooks, self._dtype)
+                self._decoded = pairs
+            self.layers = numbers or tuple(range(n_layers))
+
+    def read(self, start: int, stop: int) -> Unpacked:
+        """Entries ``start .. stop - 1`` of ``layers``."""
+        span = slice(start, stop)
+        pairs = self._rows(span) if self._decoded is None else self._decoded[span]
+        keys, values = tuple(key for key, _ in pairs), tuple(value for _, value in pairs)
+        whole = (start, stop) == (0, len(self.layers))
+        layers = self._numbers if whole else self.layers[span]
+        return Unpacked(keys, values, layers, None if self.offsets is None else self.offsets[span])
+
+    def _rows(self, rows: slice) -> list[tuple[Tensor, Tensor]]:
+        return self._pairs(self._stack, rows, stacked=True)
+
+    def _pairs(self, parts: Parts, rows: slice, stacked: bool) -> list[tuple[Tensor, Tensor]]:
+        keys, values = self._codec.decode(parts, self._dtype, rows)
+        pairs = list(zip(keys.unbind(0), values.unbind(0), strict=True)) if stacked else [(keys, values)]
+        if any(k.dim() != 3 or v.dim() != 3 or k.shape[:2] != v.shape[:2] for k, v in pairs):
             raise ValueError("layers do not fit together")
-        numbers = tuple(int(number) for number in about.get("numbers", ()))
-        if numbers and (len(numbers) != n_layers or list(numbers) != sorted(set(numbers)) or numbers[0] < 0):
-            raise ValueError(f"{n_layers} layers are numbered {numbers}")
-        offsets = None if places is None else _split_offsets(keys, places)
-        if about["codec"] == PQ:
-            if codebooks is None or codebooks.digest != about["codebooks"]:
-                raise ValueError("the codebooks that it was packed with are not here")
-            keys, values = _decoded(keys, values, numbers, codebooks, dtype)
-        return Unpacked(keys, values, numbers, offsets)
+        return pairs
+
+
+@contextmanager
+def _as_damaged() -> Iterator[None]:
+    """Whatever does not fit while bytes are looked over means that they are damaged."""
+    try:
+        yield
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
         raise PayloadDamaged(
             f"a KV payload does not hold what its header says ({error}); re-encode it from text"
@@ -153,7 +191,7 @@ def bytes_per_token(codec: str, layers: int, kv_heads: int, head_dim: int, token
         InvalidInput: a codec that there is not, or one that needs codebooks.
     """
     layer = [torch.zeros(kv_heads, tokens, head_dim)]
-    _, parts = _parse(pack(layer, layer, codec))
+    _, parts = parse(pack(layer, layer, codec))
     return layers * sum(part.nbytes for name, part in parts.items() if name != "shape.0") / tokens
 
 
@@ -180,13 +218,13 @@ def _codes(
 
 
 def _decoded(
-    keys: Sequence[Tensor], values: Sequence[Tensor], numbers: Sequence[int], codebooks: Codebooks, dtype: torch.dtype
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    pairs = [codebooks.layers[layer] for layer in numbers or range(len(keys))]
-    return (
-        tuple(pair[0].decode(codes).to(dtype) for pair, codes in zip(pairs, keys, strict=True)),
-        tuple(pair[1].decode(codes).to(dtype) for pair, codes in zip(pairs, values, strict=True)),
-    )
+    codes: Sequence[tuple[Tensor, Tensor]], layers: Sequence[int], codebooks: Codebooks, dtype: torch.dtype
+) -> list[tuple[Tensor, Tensor]]:
+    books = [codebooks.layers[layer] for layer in layers]
+    return [
+        (of_keys.decode(key).to(dtype), of_values.decode(value).to(dtype))
+        for (of_keys, of_values), (key, value) in zip(books, codes, strict=True)
+    ]
 
 
 def _numbers(keys: Sequence[Tensor], layers: Sequence[int]) -> list[int]:
@@ -236,40 +274,10 @@ def _check(keys: Sequence[Tensor], values: Sequence[Tensor], codec: str) -> None
             )
 
 
-def _parse(data: bytes | bytearray | memoryview) -> tuple[dict[str, Any], Parts]:
-    """Read a safetensors buffer in place. (The library's own ``load`` copies, and drops the metadata.)"""
-    # torch warns about buffers that cannot be written, though nobody here writes.
-    buffer = data if isinstance(data, bytearray) else bytearray(data)
-    try:
-        length = int.from_bytes(buffer[:8], "little")
-        if len(buffer) < 8 or not 0 < length <= min(_LONGEST_HEADER, len(buffer) - 8):
-            raise ValueError(f"header of {length} bytes in a buffer of {len(buffer)}")
-        header: dict[str, Any] = json.loads(buffer[8 : 8 + length])
-        about: dict[str, Any] = json.loads(header["__metadata__"][FORMAT])
-        parts, end = {}, 8 + length
-        for name, entry in header.items():
-            if name != "__metadata__":
-                parts[name], end = _tensor(buffer, 8 + length, entry, end)
-        if end != len(buffer):
-            raise ValueError(f"{len(buffer) - end} bytes too many")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise PayloadDamaged(f"not a KV payload ({error}); re-encode it from text") from error
-    return about, parts
-
-
-def _tensor(buffer: bytearray, base: int, entry: dict[str, Any], end: int) -> tuple[Tensor, int]:
-    dtype, shape = _DTYPES[entry["dtype"]], [int(size) for size in entry["shape"]]
-    start, stop = (base + int(offset) for offset in entry["data_offsets"])
-    count = math.prod(shape)
-    if min(shape, default=0) < 1 or not base <= start <= stop <= len(buffer) or stop - start != count * dtype.itemsize:
-        raise ValueError(f"a tensor of shape {shape} from {start} to {stop} in a buffer of {len(buffer)} bytes")
-    return torch.frombuffer(buffer, dtype=dtype, count=count, offset=start).reshape(shape), max(end, stop)
-
-
 def _cast(dtype: torch.dtype) -> _Codec:
     return _Codec(
         encode=lambda key, value: {"k": key.to(dtype), "v": value.to(dtype)},
-        decode=lambda parts, original: (parts["k"].to(original), parts["v"].to(original)),
+        decode=lambda parts, original, rows: (parts["k"][rows].to(original), parts["v"][rows].to(original)),
     )
 
 
@@ -279,7 +287,7 @@ _CODECS = {
     "bf16": _cast(torch.bfloat16),
     "int8": _Codec(int8_encode, int8_decode),
     "int4": _Codec(int4_encode, int4_decode),
-    PQ: _Codec(lambda key, value: {"k": key, "v": value}, lambda parts, _: (parts["k"], parts["v"])),
+    PQ: _Codec(lambda key, value: {"k": key, "v": value}, lambda parts, _, rows: (parts["k"][rows], parts["v"][rows])),
 }
 
 CODECS = tuple(name for name in _CODECS if name != PQ)

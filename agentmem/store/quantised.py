@@ -11,11 +11,13 @@ and the one with the least squared error is kept. ``benchmarks/RESULTS.md`` has 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from agentmem.errors import InvalidInput
+from agentmem.store.buffer import Parts
 
 GROUP = 128
 """Most numbers that share a step and a middle at four bits: a whole chunk's tokens, or the heads of a token."""
@@ -27,7 +29,7 @@ _TRIED = (1.07, 1.0, 0.92, 0.84, 0.76)
 """Of the step that would just reach from the least to the greatest. The first one does, however it is rounded."""
 _QUARTERS = 4.0
 
-Parts = dict[str, Tensor]
+ALL = slice(None)
 
 
 def int8_encode(key: Tensor, value: Tensor) -> Parts:
@@ -37,8 +39,9 @@ def int8_encode(key: Tensor, value: Tensor) -> Parts:
     return {"k": k, "k_scale": k_scale, "v": v, "v_scale": v_scale}
 
 
-def int8_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Inverse of ``int8_encode``, within half a step."""
+def int8_decode(parts: Parts, dtype: torch.dtype, rows: slice = ALL) -> tuple[Tensor, Tensor]:
+    """Inverse of ``int8_encode``, within half a step; of ``rows`` of the outermost dim."""
+    parts = {name: part[rows] for name, part in parts.items()}
     # int8 times float32 is float32 in one pass over memory.
     return (parts["k"] * parts["k_scale"].float()).to(dtype), (parts["v"] * parts["v_scale"].float()).to(dtype)
 
@@ -68,26 +71,29 @@ def int4_encode(key: Tensor, value: Tensor) -> Parts:
     return {"codes": packed, "shape": shape} | {name: torch.cat([k, v]) for name, (k, v) in shared.items()}
 
 
-def int4_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Inverse of ``int4_encode``. Raises ValueError when the parts do not fit together."""
+def int4_decode(parts: Parts, dtype: torch.dtype, rows: slice = ALL) -> tuple[Tensor, Tensor]:
+    """Inverse of ``int4_encode``; of ``rows`` of the outermost dim. Raises ValueError when the parts do not fit."""
     *outer, heads, tokens, key_dim, value_dim = (int(size) for size in parts["shape"])
     if min(*outer, heads, tokens, key_dim, value_dim) < 1:
         raise ValueError(f"a shape of {parts['shape'].tolist()}")
     (k_several, k_width), (v_several, v_width) = _layout(tokens, GROUP), _layout(heads, max(1, GROUP // value_dim))
-    rows = math.prod(outer)
-    groups = [rows * heads * key_dim * k_several, rows * tokens * v_several]
-    sizes = [rows * heads * tokens * dim for dim in (key_dim, value_dim)]
+    n = math.prod(outer)
+    of_row = [heads * tokens * dim for dim in (key_dim, value_dim)]
+    groups_of_row = [heads * key_dim * k_several, tokens * v_several]
     packed, step, middle = parts["codes"], parts["step"], parts["middle"]
-    total = sum(sizes)
-    if packed.shape != ((total + 1) // 2,) or step.shape != (sum(groups),) or middle.shape != step.shape:
-        raise ValueError(f"{packed.numel()} bytes and {step.numel()} steps for {total} codes in {sum(groups)} groups")
-    codes = torch.empty(2 * packed.numel(), dtype=torch.float32)
-    codes[: packed.numel()] = packed & 15
-    codes[packed.numel() :] = packed >> 4
-    k_codes, v_codes = torch.split(codes[:total], sizes)
-    scale = _STEPS[step.int()]
-    zero = scale * (middle.float() / _QUARTERS - 7.5)
-    (k_scale, v_scale), (k_zero, v_zero) = torch.split(scale, groups), torch.split(zero, groups)
+    total, groups = n * sum(of_row), n * sum(groups_of_row)
+    if packed.shape != ((total + 1) // 2,) or step.shape != (groups,) or middle.shape != step.shape:
+        raise ValueError(f"{packed.numel()} bytes and {step.numel()} steps for {total} codes in {groups} groups")
+    first, last, _ = rows.indices(n)
+    if outer:
+        outer = [last - first]
+    k_codes, v_codes = (_codes(packed, *span) for span in _spans(of_row, n, first, last))
+    shared = [(step[slice(*span)], middle[slice(*span)]) for span in _spans(groups_of_row, n, first, last)]
+    k_scale, v_scale = (_STEPS[step.int()] for step, _ in shared)
+    k_zero, v_zero = (
+        scale * (middle.float() / _QUARTERS - 7.5)
+        for scale, (_, middle) in zip((k_scale, v_scale), shared, strict=True)
+    )
 
     def of_key(shared: Tensor) -> Tensor:
         """``[..., H, T or 1, D]``"""
@@ -102,6 +108,28 @@ def int4_decode(parts: Parts, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     key = torch.addcmul(of_key(k_zero), k_codes.reshape(*outer, heads, tokens, key_dim), of_key(k_scale))
     value = torch.addcmul(of_value(v_zero), v_codes.reshape(*outer, heads, tokens, value_dim), of_value(v_scale))
     return key.to(dtype), value.to(dtype)
+
+
+def _levels(step: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each group: the distance of its levels, and the least of them."""
+    scale = _STEPS[step.int()]
+    return scale, scale * (middle.float() / _QUARTERS - 7.5)
+
+
+def _spans(sizes: Sequence[int], n: int, first: int, last: int) -> list[tuple[int, int]]:
+    """Where rows ``first .. last - 1`` of keys, and of values behind all ``n`` rows of keys, begin and end."""
+    k, v = sizes
+    return [(first * k, last * k), (n * k + first * v, n * k + last * v)]
+
+
+def _codes(packed: Tensor, start: int, stop: int) -> Tensor:
+    """Codes ``start .. stop - 1`` as float32: those of the first half are low four bits, those of the second high."""
+    half = packed.numel()
+    edge = min(max(start, half), stop)
+    codes = torch.empty(stop - start, dtype=torch.float32)
+    codes[: edge - start] = packed[start:edge] & 15
+    codes[edge - start :] = packed[edge - half : stop - half] >> 4
+    return codes
 
 
 def _symmetric(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
