@@ -25,6 +25,10 @@ BLOCKS = 4
 """Runs of layers that are decoded one after another. More would hide more, and cost small models more."""
 
 
+LEAST_BYTES = 4 * 2**20
+"""Packed bytes below which all layers come at once: handing them over would cost more than it hides."""
+
+
 class Arriving(Sequence["Tensor | None"]):
     """The keys, or the values, of every layer. Asking for a layer waits until it is there."""
 
@@ -108,8 +112,8 @@ def _compute_alone() -> None:
 
 
 def _can_arrive(sources: Sequence[KV | Packed]) -> bool:
-    """Whether there is something to decode, layer by layer. KV of picked tokens is small, and placed as a whole."""
-    return any(not isinstance(one, KV) for one in sources) and all(
+    """Whether there is much to decode, layer by layer. KV of picked tokens is small, and placed as a whole."""
+    return sum(one.nbytes for one in sources if not isinstance(one, KV)) >= LEAST_BYTES and all(
         one.offsets is None and len(one.layers) >= BLOCKS for one in sources
     )
 

@@ -24,11 +24,11 @@ _BATCH = 64
 
 
 class Packed:
-    """KV that is still packed: which layers it has, and any run of them as KV."""
+    """KV that is still packed: which layers it has, its packed bytes, and any run of the layers as KV."""
 
     def __init__(self, payload: PackedKV):
         self._payload = payload
-        self.layers, self.offsets = payload.layers, payload.offsets
+        self.layers, self.offsets, self.nbytes = payload.layers, payload.offsets, payload.nbytes
 
     def read(self, start: int, stop: int) -> KV:
         """Entries ``start .. stop - 1`` of ``layers``."""

@@ -22,6 +22,7 @@ class Shape(StrEnum):
 
     BUNDLED = "bundled"
     TINY = "tiny"
+    SMOLLM_135M = "smollm-135m"
     LLAMA_1B = "llama-1b"
 
 
@@ -35,6 +36,19 @@ CONFIGS: dict[Shape, LlamaConfig] = {
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=16384,
+        **_TOKENS,
+    ),
+    # HuggingFaceTB/SmolLM2-135M, config.json
+    Shape.SMOLLM_135M: LlamaConfig(
+        vocab_size=49_152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
         **_TOKENS,
     ),
     # meta-llama/Llama-3.2-1B, config.json

@@ -26,7 +26,9 @@ def model() -> LocalModel:
 
 
 @pytest.fixture
-def prefetcher() -> Iterator[Prefetcher]:
+def prefetcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Prefetcher]:
+    """One that does for a few kilobytes what is meant for megabytes."""
+    monkeypatch.setattr("agentmem.arriving.LEAST_BYTES", 1)
     found = Prefetcher()
     yield found
     found.close()
@@ -121,6 +123,13 @@ def test_kv_of_picked_tokens_and_of_few_layers_comes_as_a_whole(model: LocalMode
         expected = Parallel().place(model, [KV(*unpack(data))])
         assert same(found.keys, expected.keys)
         assert slow.begun == [0]
+
+
+def test_little_kv_comes_as_a_whole(model: LocalModel) -> None:
+    slow, prefetcher = Slow(), Prefetcher()
+    prefetcher.place(slow, model, [packed(kv, "bf16") for kv in blocks(model)])
+    prefetcher.close()
+    assert slow.begun == [0]
 
 
 def test_other_threads_keep_their_number_of_torch_threads(prefetcher: Prefetcher) -> None:

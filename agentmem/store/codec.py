@@ -111,7 +111,7 @@ def unpack(data: bytes | bytearray | memoryview, codebooks: Codebooks | None = N
 class PackedKV:
     """A payload that was looked over, to be decoded a few layers at a time.
 
-    ``layers`` are the numbers of its model layers, ``offsets`` as in ``Unpacked``.
+    ``layers`` are the numbers of its model layers, ``offsets`` as in ``Unpacked``; ``nbytes`` is its size, packed.
 
     Raises:
         PayloadDamaged: as ``unpack``; reading it raises no more.
@@ -119,6 +119,7 @@ class PackedKV:
 
     def __init__(self, data: bytes | bytearray | memoryview, codebooks: Codebooks | None = None):
         about, parts = parse(data)
+        self.nbytes = len(data)
         with _as_damaged():
             self._codec, self._dtype = _CODECS[about["codec"]], _FLOATS[about["dtype"]]
             n_layers, stacked = int(about["layers"]), bool(about["stacked"])

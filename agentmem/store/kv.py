@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -160,7 +161,6 @@ def load(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str, held:
     wanted = list(dict.fromkeys(check_name(one, "id") for one in ids))
     payloads: dict[str, Payload] = {}
     damaged: list[str] = []
-    away = False
     with store.database.read() as connection:
         rows, warm = _rows(connection, scope, wanted, fingerprint)
         if held is not None:
@@ -168,17 +168,8 @@ def load(store: Store, scope: Scope, ids: Iterable[str], fingerprint: str, held:
             wanted = [uid for uid in wanted if uid not in there]
             rows = {uid: row for uid, row in rows.items() if uid not in there}
         inline = _inline(connection, rows)
-    for uid, row in rows.items():
-        data = inline.get(uid)
-        if data is None and store.payloads is not None:
-            if away:
-                continue
-            try:
-                data = store.payloads.read(row.uri)
-            except StoreUnavailable as error:  # KV is a cache: until the bucket is back, it is encoded from text
-                _log.warning("%s", error)
-                away = True
-                continue
+    for uid, data in chain(inline.items(), _elsewhere(store, rows)):
+        row = rows[uid]
         if data is None or len(data) != row.nbytes or zlib.crc32(data) != row.crc32:
             damaged.append(uid)
         else:
@@ -252,6 +243,18 @@ def _inline(connection: sa.Connection, rows: Mapping[str, AnyRow]) -> dict[str, 
         for memory_id, some in connection.execute(sa.select(KVPayload.memory_id, KVPayload.data).where(*mine)):
             data[uids[memory_id]] = some
     return data
+
+
+def _elsewhere(store: Store, rows: Mapping[str, AnyRow]) -> Iterator[tuple[str, bytearray | None]]:
+    """The bytes that lie in files or a bucket, by id; as far as the bucket answers."""
+    named = {uid: row.uri for uid, row in rows.items() if row.uri is not None}
+    if store.payloads is None:
+        yield from ((uid, None) for uid in named)
+        return
+    try:
+        yield from zip(named, store.payloads.read_many(list(named.values())), strict=True)
+    except StoreUnavailable as error:  # KV is a cache: until the bucket is back, it is encoded from text
+        _log.warning("%s", error)
 
 
 def tend(store: Store, scope: Scope, hot: HotTier[Any], fingerprint: str) -> None:

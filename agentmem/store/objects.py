@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -23,7 +23,7 @@ from agentmem.store.postgres.engine import PostgresDatabase
 from agentmem.store.schema import SchemaMeta
 
 AT_ONCE = 8
-"""Objects that are written side by side."""
+"""Objects that are written, or read, side by side."""
 
 _PATIENCE = timedelta(seconds=20)
 """For which a request that the server refuses for now is sent again."""
@@ -85,6 +85,12 @@ class PayloadObjects:
             return None
         except (self._failure, OSError) as error:
             self._refused("read KV from", error)
+
+    def read_many(self, uris: Sequence[str]) -> Iterator[bytearray | None]:
+        """``read`` of each object, in order; several are on their way at once."""
+        if uris:
+            with ThreadPoolExecutor(min(AT_ONCE, len(uris))) as threads:
+                yield from threads.map(self.read, uris)
 
     def sha256(self, uri: str) -> bytes | None:
         """Digest of an object's bytes; None when there is no such object."""

@@ -13,9 +13,10 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from agentmem.errors import StoreError, StoreFull
@@ -97,18 +98,31 @@ class PayloadFiles:
 
     def read(self, uri: str) -> bytearray | None:
         """The bytes of a file in a buffer of the caller's own; None when there is no such file, or it is unreadable."""
+        return next(self.read_many([uri]))
+
+    def read_many(self, uris: Sequence[str]) -> Iterator[bytearray | None]:
+        """``read`` of each file, in order. All are asked for at once, so that the disk reads on meanwhile."""
+        with ExitStack() as stack:
+            files = [self._open(uri, stack) for uri in uris]
+            for uri, file in zip(uris, files, strict=True):
+                try:
+                    yield None if file is None else _read(file)
+                except OSError as error:  # KV is a cache: it is encoded anew
+                    _log.warning("cannot read %s: %s", uri, error)
+                    yield None
+
+    def _open(self, uri: str, stack: ExitStack) -> FileIO | None:
         try:
-            with (self.root / uri).open("rb", buffering=0) as file:
-                data = bytearray(os.fstat(file.fileno()).st_size)
-                view, done = memoryview(data), 0
-                while done < len(data) and (count := file.readinto(view[done:])):
-                    done += count
+            file = stack.enter_context((self.root / uri).open("rb", buffering=0))
         except FileNotFoundError:
             return None
-        except OSError as error:  # KV is a cache: it is encoded anew
+        except OSError as error:
             _log.warning("cannot read KV: %s", error)
             return None
-        return data
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # advice only
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        return file
 
     def sha256(self, uri: str) -> bytes | None:
         """Digest of a file's bytes, which need not fit into RAM; None when there is no such file."""
@@ -184,6 +198,14 @@ class PayloadFiles:
             with suppress(FileNotFoundError):
                 total += path.stat().st_size
         return total
+
+
+def _read(file: FileIO) -> bytearray:
+    data = bytearray(os.fstat(file.fileno()).st_size)
+    view, done = memoryview(data), 0
+    while done < len(data) and (count := file.readinto(view[done:])):
+        done += count
+    return data
 
 
 def _make_folders(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from store_world import ADA, BOB, EMBEDDER, Where, attach, new
 
 from agentmem.errors import InvalidInput
 from agentmem.store import ScopedMemories, Store
-from agentmem.store.payloads import INLINE_MAX
+from agentmem.store.payloads import INLINE_MAX, PayloadFiles
 
 LARGE = bytes(range(256)) * (INLINE_MAX // 256 + 1)
 
@@ -118,3 +118,12 @@ def test_an_export_whose_kv_was_left_behind_is_text(
     assert "KV is made anew" in caplog.text
     with pytest.raises(InvalidInput, match="give the export another"):
         ada.export(tmp_path / "x.safetensors", kv=True)
+
+
+def test_files_that_are_read_together_come_in_order_and_a_lost_one_costs_only_itself(tmp_path: Path) -> None:
+    files = PayloadFiles(tmp_path)
+    files.write([(f"0{n}/{n}/x.kv", bytes([n]) * 300_000) for n in range(3)])
+    (tmp_path / "01/1/x.kv").unlink()
+    found = list(files.read_many([f"0{n}/{n}/x.kv" for n in (2, 1, 0)]))
+    assert found == [bytes([2]) * 300_000, None, bytes(300_000)]
+    assert list(files.read_many([])) == []
