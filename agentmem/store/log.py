@@ -188,11 +188,16 @@ class ScopedLog:
             place = find_place(connection, self.scope)
             space_id = make_space(connection, self.scope, now) if place is None else place.space_id
             mine = LogRow.space_id == space_id
-            expired = connection.execute(sa.delete(LogRow).where(mine, ~_there(now))).rowcount
+            expired = connection.execute(sa.delete(LogRow).where(mine, has_expired(now))).rowcount
             made = [_apply(connection, space_id, step, now) for step in steps]
         gone = expired or any(isinstance(step, Delete) for step in changes)
         self._store.finish_erasure(wait=0.0, due=bool(gone))
         return made
+
+
+def has_expired(now: int) -> sa.ColumnElement[bool]:
+    """What an entry's row must fulfil to have expired."""
+    return sa.and_(LogRow.expires_us.is_not(None), LogRow.expires_us <= now)
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,6 @@ def _next(connection: sa.Connection, space_id: int, prefix: Key) -> bytes:
 
 
 def _there(now: int) -> sa.ColumnElement[bool]:
-    """What an entry's row must fulfil not to have expired."""
     return sa.or_(LogRow.expires_us.is_(None), LogRow.expires_us > now)
 
 

@@ -17,19 +17,18 @@ import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput, StoreError, StoreOpenError
 from agentmem.records import PendingEmbedding, PruneReport, Role, Scope, Stats, VerifyReport
-from agentmem.store import expiry, index, objects, opening, tidying, usage, verify, writing
+from agentmem.store import expiry, index, log, objects, opening, tidying, usage, verify, writing
 from agentmem.store.engine import Database
 from agentmem.store.eviction import EvictionPolicy
 from agentmem.store.hot import HotTier
 from agentmem.store.inputs import EmbedderId, Vector, check_int, check_vector, from_us, now_us, text_digest
-from agentmem.store.log import ScopedLog
 from agentmem.store.objects import PayloadObjects
 from agentmem.store.payloads import ORPHAN_AGE, PayloadFiles
 from agentmem.store.places import find_place, not_expired, see_all
 from agentmem.store.postgres.engine import PostgresDatabase, is_postgres
 from agentmem.store.retry import retried
 from agentmem.store.rows import SLICE
-from agentmem.store.schema import Embedding, EmbeddingModel, KVTrash, MemoryRow, SchemaMeta, Space
+from agentmem.store.schema import Embedding, EmbeddingModel, KVTrash, LogRow, MemoryRow, SchemaMeta, Space
 from agentmem.store.scoped import ScopedMemories
 from agentmem.store.stats import count_up
 from agentmem.store.streams import StoredStream
@@ -153,11 +152,11 @@ class Store:
             raise InvalidInput(f"expected a Scope, not {type(scope).__name__}")
         return ScopedMemories(self, scope)
 
-    def log(self, scope: Scope) -> ScopedLog:
+    def log(self, scope: Scope) -> log.ScopedLog:
         """The log of a scope's user and agent: plain values that are no memories."""
         if not isinstance(scope, Scope):
             raise InvalidInput(f"expected a Scope, not {type(scope).__name__}")
-        return ScopedLog(self, scope)
+        return log.ScopedLog(self, scope)
 
     @retried
     def spaces(self) -> list[Scope]:
@@ -296,6 +295,7 @@ class Store:
 
         Each write takes a few along, opening and ``evict`` all of them.
         """
+        self._erase_expired_entries()
         total = 0
         while True:
             with self.database.read() as connection:
@@ -307,6 +307,17 @@ class Store:
             with self.write():
                 pass
             total += min(n, expiry.MOST)
+
+    def _erase_expired_entries(self) -> None:
+        """Of the log; each write to a log takes that log's along."""
+        with self.database.read() as connection:
+            see_all(connection)
+            if connection.scalar(sa.select(LogRow.space_id).where(log.has_expired(now_us())).limit(1)) is None:
+                return
+        with self.database.write() as connection:
+            see_all(connection)
+            connection.execute(sa.delete(LogRow).where(log.has_expired(now_us())))
+        self.finish_erasure(wait=0.0, due=True)
 
     def _erase_by_space(self, database: PostgresDatabase) -> None:
         """Erase some of what has expired, in a transaction for each space."""

@@ -222,22 +222,23 @@ def test_a_stream_goes_with_a_memory_of_its_session(ada: ScopedMemories, store: 
 
 
 def test_another_process_sees_it_go_at_the_same_moment(ada: ScopedMemories, where: Where) -> None:
-    (memory,) = ada.add([new(SECRET, id="secret", expires_at=datetime.now(UTC) + timedelta(seconds=6))])
     reader = python(
         "import sys, time\n"
-        "from datetime import datetime, timezone\n"
         "from agentmem.records import Scope\n"
         "from agentmem.store import Store\n"
-        "end = float(sys.argv[2])\n"
         "with Store.open(sys.argv[1]) as store:\n"
         "    handle = store.scope(Scope(user='ada'))\n"
-        "    assert handle.search('zwybrunel') and time.time() < end\n"
+        "    print('looking', flush=True)\n"
+        "    while not (found := handle.search('zwybrunel')): time.sleep(0.01)\n"
+        "    end = found[0].memory.expires_at.timestamp()\n"
         "    while time.time() < end: time.sleep(0.01)\n"
         "    assert handle.search('zwybrunel') == [] and handle.list() == []\n"
         "    print('gone')\n",
         where,
-        memory.expires_at.timestamp(),  # type: ignore[union-attr]
     )
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "looking\n", "it is there before the clock runs"
+    ada.add([new(SECRET, id="secret", expires_at=datetime.now(UTC) + timedelta(seconds=4))])
     assert "gone" in finish(reader)
 
 

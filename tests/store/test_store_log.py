@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from store_world import ADA, BOB, EMBEDDER, Where, new
@@ -16,6 +18,8 @@ from agentmem import Scope
 from agentmem.errors import Conflict, InvalidInput
 from agentmem.store import Append, Delete, Put, ScopedLog, Store
 from agentmem.store.log_keys import below, decode, encode
+from agentmem.store.places import see_all
+from agentmem.store.schema import LogRow
 
 SEGMENTS = st.one_of(
     st.integers(0, 2**63 - 1),
@@ -156,6 +160,21 @@ def test_what_has_expired_is_not_there_and_makes_way(log: ScopedLog) -> None:
     assert log.append("list", 4).key == ("list", 0)
 
 
+def test_what_has_expired_leaves_the_files_when_the_store_is_opened(where: Where) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=0.3)
+    with Store.open(where, embedder=EMBEDDER) as store:
+        store.log(ADA).put("short", "of-no-use-now-4711", expires_at=soon)
+        store.log(BOB).put("long", "stays-here")
+    time.sleep(0.4)
+    with Store.open(where, embedder=EMBEDDER) as store, store.database.read() as connection:
+        see_all(connection)
+        assert list(connection.scalars(sa.select(LogRow.value))) == ["stays-here"]
+    if isinstance(where, Path):
+        data = b"".join(path.read_bytes() for path in where.parent.rglob("*") if path.is_file())
+        assert b"stays-here" in data
+        assert b"of-no-use-now-4711" not in data
+
+
 def test_forgetting_a_user_forgets_the_log_and_no_other(store: Store) -> None:
     store.log(ADA).put("k", "ada's")
     store.log(BOB).put("k", "bob's")
@@ -171,8 +190,8 @@ def test_nothing_of_what_was_removed_is_left_in_the_files(where: Where) -> None:
         log.put(("secret-key-9137", "a"), "secret-value-4711 " * 500)
         log.put("stays", "stays-here")
         log.delete(("secret-key-9137", "a"))
-    assert isinstance(where, type(where))
-    data = b"".join(path.read_bytes() for path in where.parent.rglob("*") if path.is_file())  # type: ignore[union-attr]
+    assert isinstance(where, Path)
+    data = b"".join(path.read_bytes() for path in where.parent.rglob("*") if path.is_file())
     assert b"stays-here" in data
     assert b"secret-value-4711" not in data
     assert b"secret-key-9137" not in data
