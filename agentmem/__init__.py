@@ -34,6 +34,7 @@ from agentmem.records import (
     Scope,
     Stats,
     Tier,
+    TokenRead,
     ToolCall,
     Usage,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "StoreUnavailable",
     "StreamChanged",
     "Tier",
+    "TokenRead",
     "ToolCall",
     "UnsupportedModel",
     "Usage",

@@ -16,7 +16,8 @@ from agentmem.memories import Memories
 from agentmem.model.constraint import choice_grammar, json_grammar
 from agentmem.model.generation import UNCHANGED, Generation, OnStride, Sampling
 from agentmem.reader import Recalled
-from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
+from agentmem.reads import attention_by_token, memories_read, tokens_read
+from agentmem.records import Memory, Message, Reply, Role, Scope, Usage
 from agentmem.store.known import ever_stored
 from agentmem.text import check_text
 from agentmem.tools import CLOSE, OPEN, call_schemas, check_tools, offer
@@ -317,8 +318,9 @@ class Conversation:
         generation: Generation,
     ) -> Reply:
         """Store the turn and the reply, credit the memories that were read, and move the window on."""
-        reads = _reads(recalls, generation)
         text, calls = answer(generation, request)
+        attention = attention_by_token(recalls, generation)
+        reads = memories_read(recalls, attention)
         turns = [*past, *said(text, calls, past[-1][1], request)]
         notes = [note for recalled in recalls for note in recalled.notes]
         if window.cut_characters:
@@ -334,6 +336,7 @@ class Conversation:
             text=text,
             tool_calls=calls,
             memories=tuple(reads),
+            tokens=tokens_read(attention, generation, text),
             finish_reason="tool_calls" if calls else generation.finish_reason,
             usage=Usage(
                 prompt_tokens=len(window.prompt),
@@ -343,18 +346,3 @@ class Conversation:
             turn=turns[-1][1],
             notes=tuple(dict.fromkeys(notes)),
         )
-
-
-def _reads(recalls: Sequence[Recalled], generation: Generation) -> list[MemoryRead]:
-    """Every memory that was read, with its attention share as the mean over all answer tokens."""
-    steps = max(1, len(generation.token_ids))
-    total: dict[str, float] = {}
-    by_placed = {id(recalled.placed): recalled for recalled in recalls}
-    for placed, shares in generation.shares:
-        for memory_id, share in zip(by_placed[id(placed)].ids, shares.sum(0).tolist(), strict=True):
-            total[memory_id] = total.get(memory_id, 0.0) + share / steps
-    hits = {hit.memory.id: (hit, recalled) for recalled in reversed(recalls) for hit in recalled.hits}
-    return [
-        MemoryRead(memory=hit.memory, score=hit.score, attention=total.get(id, 0.0), rebuilt=id in recalled.rebuilt)
-        for id, (hit, recalled) in sorted(hits.items(), key=lambda item: -total.get(item[0], 0.0))
-    ]

@@ -125,6 +125,17 @@ class MemoryRead(Record):
     """True when its KV was missing, damaged or of another model, and was re-encoded from text for this read."""
 
 
+class TokenRead(Record):
+    """What one token of a reply attended to."""
+
+    start: int
+    """Its first character in ``Reply.text``; the same as ``end`` for a token that shows nothing by itself."""
+    end: int
+    attention: dict[str, float]
+    """Attention share by memory id, mean over layers and heads. Together they are at most 1: the rest of the softmax
+    mass went to the dialogue itself."""
+
+
 class Usage(Record):
     """Token counts of one reply."""
 
@@ -150,6 +161,9 @@ class Reply(Record):
     tool_calls: tuple[ToolCall, ...] = ()
     """What the model asks for, where ``chat`` was given tools; the results follow as messages of role ``tool``."""
     memories: tuple[MemoryRead, ...] = ()
+    tokens: tuple[TokenRead, ...] = ()
+    """Token by token what was read: the mean over them is each memory's share. Empty for a stream recipe, and where
+    the words do not stand in one piece before the calls."""
     finish_reason: FinishReason = "stop"
     usage: Usage
     turn: str = ""

@@ -24,6 +24,8 @@ class Detokeniser:
         self._read = 0
         self._held = ""
         self.stopped = False
+        self.n_characters = 0
+        """Characters of all ids pushed so far, a stop string and what is held back included; whole ones only."""
 
     def push(self, token: int) -> str:
         """Text that became certain with this id; empty after a stop string."""
@@ -36,6 +38,7 @@ class Detokeniser:
             return ""
         # Decoding starts a few ids back, because some tokenizers drop the space before the first word they are given.
         self._window, self._read = self._read, len(self._ids)
+        self.n_characters += len(text) - len(shown)
         return self._release(text[len(shown) :])
 
     def flush(self) -> str:

@@ -73,6 +73,16 @@ class Sampling:
             raise InvalidInput(f"top_k must be 0 (all) or more, got {self.top_k}")
 
 
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer: what came of it, and where its attention shares are."""
+
+    end: int
+    """Characters of the answer up to and with it. Of a character that takes several tokens, the last one gives it."""
+    read: tuple[int, int] | None
+    """Stretch and row of ``Generation.shares``; None when nothing was read."""
+
+
 class Feedable(Protocol):
     """A context that keeps itself: tokens are fed to it, and it gives the logits of the last one (``Stream``)."""
 
@@ -112,6 +122,7 @@ class _Run:
     cancel: threading.Event
     pieces: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
     token_ids: list[int] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason = "length"
     shares: tuple[tuple[Placed, Tensor], ...] = ()
     error: BaseException | None = None
@@ -162,6 +173,12 @@ class Generation:
     def token_ids(self) -> list[int]:
         """Ids generated so far, without the one that ended the turn."""
         return list(self._run.token_ids)
+
+    @property
+    def tokens(self) -> list[Token]:
+        """One of each of ``token_ids``; waits until the end."""
+        self._wait()
+        return list(self._run.tokens)
 
     @property
     def finish_reason(self) -> FinishReason:
@@ -254,7 +271,9 @@ class _Step(StoppingCriteria):  # type: ignore[misc]  # transformers is not type
             run.finish_reason = "stop"
             return True
         run.token_ids.append(token)
-        if piece := self._detokeniser.push(token):
+        piece = self._detokeniser.push(token)
+        run.tokens.append(Token(self._detokeniser.n_characters, self._reader.latest))
+        if piece:
             run.pieces.put(piece)
         if self._detokeniser.stopped:
             run.finish_reason = "stop"

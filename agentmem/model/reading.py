@@ -54,6 +54,11 @@ class Reader(Hook):
             out.append((placed, torch.stack(rows).float().cpu() if rows else empty))
         return tuple(out)
 
+    @property
+    def latest(self) -> tuple[int, int] | None:
+        """Where ``shares`` holds those of the last forward: stretch and row. None when it read nothing."""
+        return None if self._placed is None else (len(self._history) - 1, len(self._history[-1][1]) - 1)
+
     def swap(self, placed: Placed | None) -> None:
         """Read something else from the next forward on. With None or an empty one, the plain model runs bit for bit."""
         if placed is not None and (placed.n_tokens == 0 or all(key is None for key in placed.keys)):
