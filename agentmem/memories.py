@@ -10,8 +10,9 @@ from uuid import uuid4
 
 from agentmem.chunking import chunk_text
 from agentmem.errors import InvalidInput
-from agentmem.records import Event, Forgotten, Hit, Memory, PruneReport, Role, Scope, Stats, VerifyReport
+from agentmem.records import Activity, Event, Forgotten, Hit, Memory, PruneReport, Role, Scope, Stats, VerifyReport
 from agentmem.store import ScopedMemories, Store
+from agentmem.store.activity import activity
 from agentmem.store.inputs import check_age
 from agentmem.store.paging import page
 from agentmem.store.rows import Filters
@@ -143,6 +144,14 @@ class Memories:
     def stats(self) -> Stats:
         """The scope in numbers."""
         return self._handle.stats()
+
+    def count(self, **filters: Any) -> int:
+        """How many memories pass the filters, which are those of ``list``."""
+        return self._handle.count(**cast(Filters, filters))
+
+    def activity(self) -> Activity:
+        """What was added, deleted and evicted over time, from the audit, and how uses are spread over the memories."""
+        return activity(self._store, self.scope)
 
     def export(self, path: str | Path, *, kv: bool = False) -> int:
         """Write the scope's memories to a JSONL file. Returns how many.

@@ -63,6 +63,14 @@ class Scope(Record):
     session: Segment | None = None
 
 
+class Read(Record):
+    """One turn in which a memory was read."""
+
+    at: datetime
+    attention: float
+    """Attention share that it received."""
+
+
 class Memory(Record):
     """One stored chunk, as people list and inspect it."""
 
@@ -84,6 +92,8 @@ class Memory(Record):
     frequency: float = 0.0
     """Usage frequency now: reads weighted by attention share, aged by half-life. Eviction orders by it."""
     last_used: datetime | None = None
+    reads: tuple[Read, ...] = ()
+    """The newest of its uses (20 at most), oldest first."""
     pinned: bool = False
     expires_at: datetime | None = None
     """UTC, from when on it is not there any more; None: never."""
@@ -237,6 +247,38 @@ class Stats(Record):
     streams: int = 0
     stream_bytes: int = 0
     """KV of sessions that is kept as streams (recipe ``infllm``); ``kv_bytes`` contains it."""
+
+
+class Period(Record):
+    """What happened in a scope within a stretch of time."""
+
+    start: datetime
+    added: int
+    deleted: int
+    """Forgotten on request."""
+    evicted: int
+    """Gone by budget, prune or expiry."""
+    kv_dropped: int
+    """Moved from warm to cold."""
+    memories: int
+    """At its end."""
+
+
+class UsesCount(Record):
+    """How many memories were read in ``least`` to ``most`` turns."""
+
+    least: int
+    most: int
+    memories: int
+
+
+class Activity(Record):
+    """A scope over time, and how its uses are spread."""
+
+    period_seconds: int
+    periods: tuple[Period, ...]
+    """From the first that the audit knows of to now, without gaps."""
+    uses: tuple[UsesCount, ...]
 
 
 class Problem(Record):

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from agentmem.llm import MemoryLLM
-from agentmem.server import chat, embeddings, failures, health, memories, models, responses
+from agentmem.server import chat, embeddings, failures, health, memories, models, page, reach, responses
 from agentmem.server.access import Door
 from agentmem.server.keys import KeyFile
 from agentmem.server.limits import Limits
@@ -64,8 +64,9 @@ def make_app(
     async def gone(request: Request, error: Gone) -> Response:
         return Response(status_code=499)
 
-    for part in (chat, responses, embeddings, models, memories, health):
+    for part in (chat, responses, embeddings, models, memories, reach, health, page):
         app.include_router(part.router)
+    app.mount(page.ASSETS, page.Assets())
     app.add_middleware(Patience, most=limits.max_body, seconds=limits.body_seconds)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Observed, metrics=metrics)

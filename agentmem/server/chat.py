@@ -74,6 +74,7 @@ class Answer:
             "created": int(time.time()),
             "model": body.model,
         }
+        self._wanted = body.agentmem
         self._usage = body.stream_options is not None and body.stream_options.include_usage
 
     def whole(self, reply: Reply) -> ChatCompletion:
@@ -84,7 +85,7 @@ class Answer:
             **self._head,
             choices=[Choice(message=message, finish_reason=_finish(reply))],
             usage=ChatUsage.of(reply.usage),
-            agentmem=Extension.of(reply, self._scope, self._session),
+            agentmem=Extension.of(reply, self._scope, self._session, self._wanted),
         )
 
     async def events(self, serving: Serving) -> AsyncIterator[str]:
@@ -101,7 +102,7 @@ class Answer:
         if reply.tool_calls:
             calls = [ChunkCall(index=i, **CallItem.of(call).model_dump()) for i, call in enumerate(reply.tool_calls)]
             yield self._chunk(Delta(tool_calls=calls))
-        extension = Extension.of(reply, self._scope, self._session)
+        extension = Extension.of(reply, self._scope, self._session, self._wanted)
         yield self._chunk(Delta(), finish_reason=_finish(reply), agentmem=extension)
         if self._usage:
             yield event(ChatChunk(**self._head, choices=[], usage=ChatUsage.of(reply.usage)))

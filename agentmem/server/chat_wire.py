@@ -18,6 +18,7 @@ from agentmem.server.dialogue import (
     Tool,
     ToolChoice,
     TopP,
+    Wanted,
 )
 
 Finish = Literal["stop", "length", "tool_calls"]
@@ -70,6 +71,8 @@ class ChatRequest(BaseModel):
     logprobs: Literal[False] | None = None
     presence_penalty: Literal[0] | None = None
     frequency_penalty: Literal[0] | None = None
+    agentmem: Wanted | None = None
+    """Not of OpenAI's: what else the answer's field of this name shall hold."""
 
 
 class CachedTokens(BaseModel):

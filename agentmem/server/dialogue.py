@@ -91,6 +91,23 @@ class MemoryUsed(BaseModel):
     """Its attention KV had to be encoded anew from its text."""
 
 
+class Wanted(BaseModel):
+    """What a client wants to know of an answer besides its text."""
+
+    tokens: bool = False
+    """Which memory each token attended to."""
+
+
+class TokenUsed(BaseModel):
+    """What one token of an answer attended to."""
+
+    start: int
+    """Its first character (Unicode code point) in the answer's text."""
+    end: int
+    attention: dict[int, float]
+    """Attention share by place in ``memories``. Together at most 1: the rest went to the dialogue itself."""
+
+
 class Extension(BaseModel):
     """What this server adds to an answer: whose memory was used, and how."""
 
@@ -99,9 +116,11 @@ class Extension(BaseModel):
     session: str
     memories: list[MemoryUsed]
     notes: list[str]
+    tokens: list[TokenUsed] | None = None
+    """Token by token, where it was asked for."""
 
     @classmethod
-    def of(cls, reply: Reply, scope: Scope, session: str) -> Extension:
+    def of(cls, reply: Reply, scope: Scope, session: str, wanted: Wanted | None = None) -> Extension:
         """What was read for a reply."""
         read = [
             MemoryUsed(
@@ -115,7 +134,21 @@ class Extension(BaseModel):
             )
             for one in reply.memories
         ]
-        return cls(user=scope.user, agent=scope.agent, session=session, memories=read, notes=list(reply.notes))
+        tokens = _tokens(reply) if wanted is not None and wanted.tokens else None
+        notes = list(reply.notes)
+        return cls(user=scope.user, agent=scope.agent, session=session, memories=read, notes=notes, tokens=tokens)
+
+
+def _tokens(reply: Reply) -> list[TokenUsed]:
+    places = {one.memory.id: place for place, one in enumerate(reply.memories)}
+    return [
+        TokenUsed(
+            start=token.start,
+            end=token.end,
+            attention={places[id]: round(share, 6) for id, share in token.attention.items()},
+        )
+        for token in reply.tokens
+    ]
 
 
 def plain(content: str | Sequence[TextPart] | None) -> str:

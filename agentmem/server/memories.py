@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 
 from agentmem.errors import InvalidInput
 from agentmem.memories import Memories
-from agentmem.records import Event, Forgotten, Hit, Memory, PruneReport, Role, Scope, Stats, Tier
+from agentmem.records import Activity, Event, Forgotten, Hit, Memory, PruneReport, Role, Scope, Stats, Tier
 from agentmem.server.access import Admitted
 from agentmem.server.failures import ErrorReply, Failure
 from agentmem.server.serving import Host, host_of
@@ -86,6 +86,18 @@ class ListQuery(Filter):
     """``next_cursor`` of the page before."""
     user: str | None = Field(None, description=WHOSE)
     """Read by ``_mine``; named here because what is not named is refused."""
+
+
+class CountQuery(Filter):
+    """What to count."""
+
+    user: str | None = Field(None, description=WHOSE)
+
+
+class Counted(BaseModel):
+    """How many there are."""
+
+    memories: int
 
 
 class Page(BaseModel):
@@ -168,6 +180,15 @@ class Prune(Strict):
     """Forget what was neither written nor read for so long: 12h, 30d, 8w."""
     dry_run: bool = True
     """Only say what would go. False does it."""
+    listed: Count | None = None
+    """Name at most so many of those that go; null: all."""
+
+
+class Pruning(PruneReport):
+    """What a prune did, or would do."""
+
+    total: int
+    """How many go, whether or not they are all in ``pruned``."""
 
 
 class History(BaseModel):
@@ -248,7 +269,7 @@ async def delete_memories(mine: TheirMemories, body: Ids) -> Forgotten:
 
 
 @router.post("/prune")
-async def prune_memories(mine: TheirMemories, body: Prune) -> PruneReport:
+async def prune_memories(mine: TheirMemories, body: Prune) -> Pruning:
     """Bring the memories within limits; unless ``dry_run`` is false, only say what would go, and why."""
     prune = partial(
         mine.memories.prune,
@@ -257,7 +278,21 @@ async def prune_memories(mine: TheirMemories, body: Prune) -> PruneReport:
         unused_for=body.unused_for,
         dry_run=body.dry_run,
     )
-    return await mine.store(prune)
+    report = await mine.store(prune)
+    shown = report.model_copy(update={"pruned": report.pruned[: body.listed]})
+    return Pruning(**dict(shown), total=len(report.pruned))
+
+
+@router.get("/count")
+async def count_memories(mine: TheirMemories, query: Annotated[CountQuery, Query()]) -> Counted:
+    """How many memories pass the filters."""
+    return Counted(memories=await mine.store(partial(mine.memories.count, **query.given)))
+
+
+@router.get("/activity")
+async def memory_activity(mine: TheirMemories) -> Activity:
+    """What was added, deleted and evicted over time, and how uses are spread over the memories."""
+    return await mine.store(mine.memories.activity)
 
 
 @router.get("/stats")

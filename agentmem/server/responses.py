@@ -122,7 +122,7 @@ class Answer:
             incomplete_details=Incomplete() if cut else None,
             output=output,
             usage=ResponseUsage.of(reply.usage),
-            agentmem=Extension.of(reply, self._scope, self._session),
+            agentmem=Extension.of(reply, self._scope, self._session, self._body.agentmem),
         )
 
     async def events(self, serving: Serving) -> AsyncIterator[str]:

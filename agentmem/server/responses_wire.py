@@ -21,6 +21,7 @@ from agentmem.server.dialogue import (
     Tool,
     ToolChoice,
     TopP,
+    Wanted,
 )
 from agentmem.server.failures import Failure
 
@@ -97,6 +98,8 @@ class ResponseRequest(BaseModel):
     parallel_tool_calls: bool | None = None
     background: Literal[False] | None = None
     conversation: None = None
+    agentmem: Wanted | None = None
+    """Not of OpenAI's: what else the answer's field of this name shall hold."""
 
 
 class OutputText(BaseModel):

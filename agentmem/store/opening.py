@@ -17,7 +17,7 @@ from agentmem.errors import SchemaTooNew, StoreBusy, StoreOpenError
 from agentmem.store.engine import APPLICATION_ID, Database, refused, translate
 from agentmem.store.postgres.engine import PostgresDatabase
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest revision in ``migrations/versions``. Revisions are numbered, so that newer can be told from unknown."""
 
 _NEW = 2**20

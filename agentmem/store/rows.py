@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import sqlalchemy as sa
 
 from agentmem.errors import InvalidInput
-from agentmem.records import Memory, Role, Scope, Tier
+from agentmem.records import Memory, Read, Role, Scope, Tier
 from agentmem.store.eviction import decayed
 from agentmem.store.inputs import check_int, check_name, check_role, check_session, check_tags, from_us, to_us
 from agentmem.store.places import AnyRow, Place
@@ -137,6 +137,7 @@ def select_rows() -> sa.Select[Any]:
             MemoryUsage.score_us,
             MemoryUsage.last_us,
             MemoryUsage.recent_turns,
+            MemoryUsage.recent_reads,
             SessionRow.label,
             Turn.uid.label("turn_uid"),
             kv_bytes().label("kv_bytes"),
@@ -182,6 +183,7 @@ def to_memories(
             attention=row.attention,
             frequency=decayed(row.score, row.score_us, now_us, half_life_us),
             last_used=None if row.last_us is None else from_us(row.last_us),
+            reads=tuple(Read(at=from_us(at), attention=share) for at, share in row.recent_reads),
             pinned=row.pinned,
             expires_at=None if row.expires_us is None else from_us(row.expires_us),
             tier=Tier.WARM if row.kv_bytes else Tier.COLD,

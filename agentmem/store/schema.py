@@ -126,6 +126,8 @@ class MemoryUsage(Base):
     last_us: Mapped[int | None] = mapped_column(sa.BigInteger)
     recent_turns: Mapped[list[str]] = mapped_column(sa.JSON)
     """Digests of the turns credited last, so that a turn is credited once, whichever process reports it."""
+    recent_reads: Mapped[list[list[float]]] = mapped_column(sa.JSON, server_default="[]")
+    """The newest reads, oldest first: pairs of time (microseconds) and attention share."""
 
 
 class EmbeddingModel(Base):
@@ -283,4 +285,9 @@ class EventRow(Base):
     at_us: Mapped[int] = mapped_column(sa.BigInteger)
     action: Mapped[str] = mapped_column(sa.String(16))
     reason: Mapped[str] = mapped_column(sa.Text)
-    __table_args__ = (sa.Index("ix_event_memory", "space_id", "memory_uid"), _SERIAL)
+    __table_args__ = (
+        sa.Index("ix_event_memory", "space_id", "memory_uid"),
+        # Covering: what happened over time is counted without touching the rows.
+        sa.Index("ix_event_time", "space_id", "at_us", "action"),
+        _SERIAL,
+    )

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from agentmem.store.inputs import Checked, EmbedderId, NewMemory, check_new, fro
 from agentmem.store.places import AnyRow, Place, find_place
 from agentmem.store.rows import SLICE, select_rows, tags_of
 from agentmem.store.schema import Embedding, MemoryRow, MemoryUsage
+from agentmem.store.usage import RECENT_READS
 
 if TYPE_CHECKING:
     from agentmem.store.store import Store
@@ -58,9 +59,13 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "score_at": str,
     "last_used": (str, type(None)),
     "recent_turns": list,
+    "recent_reads": list,
     "embedding": (str, type(None)),
     "expires_at": (str, type(None)),
 }
+
+
+_LATEST = to_us(datetime.max.replace(tzinfo=UTC), "the end of the calendar")
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,7 @@ def _line(row: AnyRow, tags: list[str], vector: bytes | None) -> dict[str, Any]:
         "score_at": from_us(row.score_us).isoformat(),
         "last_used": None if row.last_us is None else from_us(row.last_us).isoformat(),
         "recent_turns": row.recent_turns,
+        "recent_reads": row.recent_reads,
         "embedding": None if vector is None else base64.b64encode(vector).decode("ascii"),
         "expires_at": None if row.expires_us is None else from_us(row.expires_us).isoformat(),
     }
@@ -249,6 +255,7 @@ def _object(text: str, path: Path, number: int) -> dict[str, Any]:
 def _parse(line: dict[str, Any], embedder: EmbedderId | None, scope: Scope, now: int) -> _Line | None:
     """The line, checked; None for a memory that has expired since it was exported."""
     line.setdefault("expires_at", None)  # files of the first version 1 have none
+    line.setdefault("recent_reads", [])
     if set(line) != set(_FIELDS):
         raise InvalidInput(f"missing {sorted(set(_FIELDS) - set(line))}, unknown {sorted(set(line) - set(_FIELDS))}")
     for name, kind in _FIELDS.items():
@@ -280,6 +287,7 @@ def _parse(line: dict[str, Any], embedder: EmbedderId | None, scope: Scope, now:
         raise InvalidInput(f"uses, attention and score must be from 0, not {numbers}")
     if len(line["recent_turns"]) > 64 or not all(isinstance(d, str) and len(d) <= 16 for d in line["recent_turns"]):
         raise InvalidInput("recent_turns must be short digests")
+    reads = [_read_of(read) for read in line["recent_reads"][-RECENT_READS:]]
     usage = {
         "uses": line["uses"],
         "attention": float(line["attention"]),
@@ -287,5 +295,14 @@ def _parse(line: dict[str, Any], embedder: EmbedderId | None, scope: Scope, now:
         "score_us": to_us(datetime.fromisoformat(line["score_at"]), "score_at"),
         "last_us": None if line["last_used"] is None else to_us(datetime.fromisoformat(line["last_used"]), "last_used"),
         "recent_turns": line["recent_turns"],
+        "recent_reads": reads,
     }
     return _Line(check_new(new, embedder, scope.session, now), usage)
+
+
+def _read_of(value: Any) -> list[float]:
+    """A read's time and attention share, checked."""
+    match value:
+        case [int(at), int() | float() as share] if 0 <= at <= _LATEST and 0 <= share <= 1:
+            return [int(at), float(share)]
+    raise InvalidInput(f"recent_reads must be pairs of microseconds and attention shares, not {value!r:.80}")

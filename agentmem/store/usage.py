@@ -20,6 +20,9 @@ FLUSH_AFTER = 5.0
 RECENT_TURNS = 8
 """Turns remembered per memory, so that reads of one turn that are reported twice count once."""
 
+RECENT_READS = 20
+"""Reads kept per memory with their time and attention share, to be looked at; what is older is in the sums."""
+
 UseKey = tuple[Scope, str, str]  # scope, memory id, turn id
 
 
@@ -90,5 +93,6 @@ def credit(connection: sa.Connection, uses: dict[UseKey, float], half_life_us: i
                 score_us=max(now, row.score_us),
                 last_us=now,
                 recent_turns=[*row.recent_turns, digest][-RECENT_TURNS:],
+                recent_reads=[*row.recent_reads, [now, round(share, 6)]][-RECENT_READS:],
             )
         )

@@ -182,6 +182,7 @@ def _insert(connection: sa.Connection, space_id: int, fresh: Sequence[_Stored], 
         "score_us": now,
         "last_us": None,
         "recent_turns": [],
+        "recent_reads": [],
     }
     connection.execute(sa.insert(MemoryUsage), [{"memory_id": one.key} | unused for one in fresh])
     tally.change(connection, space_id, memories=len(fresh))
