@@ -13,7 +13,7 @@ from agentmem.store.retry import retried
 from agentmem.store.schema import EventRow, MemoryRow, MemoryUsage
 from agentmem.store.store import Store
 
-MOST_PERIODS = 60
+MOST_PERIODS = 90
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 WIDTHS = (_MINUTE, 5 * _MINUTE, 15 * _MINUTE, _HOUR, 6 * _HOUR, _DAY, 7 * _DAY, 28 * _DAY, 364 * _DAY)
 """Lengths of a period in seconds: the shortest with which everything fits into MOST_PERIODS is taken."""

@@ -15,8 +15,8 @@ from agentmem.records import Memory, Scope
 from agentmem.store.inputs import check_int, now_us
 from agentmem.store.places import find_place
 from agentmem.store.retry import retried
-from agentmem.store.rows import Filters, filter_conditions, order_by, select_rows, to_memories
-from agentmem.store.schema import MemoryRow
+from agentmem.store.rows import Filters, filter_conditions, memories_of, order_by
+from agentmem.store.schema import MemoryRow, MemoryUsage
 from agentmem.store.store import Store
 
 
@@ -37,19 +37,27 @@ def page(
     half_life_us = store.policy.half_life_us
     conditions = filter_conditions(filters)
     key = order_by(sort, now, half_life_us)[0].element  # without its direction
-    columns = (key, MemoryRow.created_us, MemoryRow.chunk_no, MemoryRow.uid)
+    tie = (MemoryRow.created_us, MemoryRow.chunk_no, MemoryRow.uid)
+    columns: tuple[Any, ...] = (key, *tie)
+    by_time = sort.removeprefix("-") == "created_at"
+    if by_time:  # once: the database's index of times has this order already
+        columns = tie
     down = sort.startswith("-")
     store.flush_uses()
     with store.database.read() as connection:
         place = find_place(connection, scope)
         if place is None:
             return [], None
-        query = select_rows().add_columns(key.label("sorted_by")).where(*place.conditions(), *conditions)
+        # Keys first: what is sorted are narrow rows, and texts are read of one page only.
+        query = sa.select(MemoryRow.id, key.label("sorted_by"), *tie).where(*place.conditions(), *conditions)
+        if not by_time:
+            query = query.join(MemoryUsage, MemoryUsage.memory_id == MemoryRow.id)
         if at is not None:
-            query = query.where(_beyond(columns, at, down))
+            query = query.where(_beyond(columns, at[1:] if by_time else at, down))
         order = [column.desc() if down else column.asc() for column in columns]
         rows = connection.execute(query.order_by(*order).limit(limit + 1)).all()
-        memories = to_memories(connection, rows[:limit], scope, now, half_life_us)
+        found = memories_of(connection, [row.id for row in rows[:limit]], scope, now, half_life_us)
+    memories = [found[row.id] for row in rows[:limit]]
     if len(rows) <= limit:
         return memories, None
     last = rows[limit - 1]
@@ -57,12 +65,13 @@ def page(
 
 
 def _beyond(columns: Sequence[Any], at: Sequence[Any], down: bool) -> sa.ColumnElement[bool]:
-    """Rows that come after ``at`` in the order of the columns."""
+    """Rows that come after ``at`` in the order of the columns. Their first one alone narrows, so an index can help."""
+    within = columns[0] <= at[0] if down else columns[0] >= at[0]
     steps = []
     for i, (column, value) in enumerate(zip(columns, at, strict=True)):
         same = [earlier == other for earlier, other in zip(columns[:i], at[:i], strict=True)]
         steps.append(sa.and_(*same, column < value if down else column > value))
-    return sa.or_(*steps)
+    return sa.and_(within, sa.or_(*steps))
 
 
 def _write(sort: str, now: int, at: list[Any]) -> str:

@@ -245,6 +245,8 @@ def dense_leg(
     listed = ", ".join(map(str, near))
     truth = f"SELECT memory_id, vec FROM embedding WHERE model_id = ? AND memory_id IN ({listed})"  # noqa: S608
     rows = connection.exec_driver_sql(truth, (model_id,)).all()
+    if not rows:  # all of them wait for their vectors
+        return {}
     vectors = np.frombuffer(b"".join(row[1] for row in rows), "<f4").reshape(len(rows), -1)
     keys = np.array([row[0] for row in rows], np.int64)
     return vec0_chunks.best(keys, vectors @ np.frombuffer(vector, "<f4"), limit, also)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import Any
 
 import openai
@@ -43,6 +44,23 @@ def test_a_fact_is_remembered_across_dialogues(client: OpenAI) -> None:
     assert 0 < usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens
     other = client.chat.completions.create(model=MODEL, messages=[user("What is my dog called?")], user="stranger")
     assert "Biscuit" not in other.choices[0].message.content
+
+
+def test_tokens_are_told_where_they_are_asked_for(client: OpenAI) -> None:
+    client.chat.completions.create(model=MODEL, messages=[user("My dog is called Biscuit.")], user="tokens")
+    ask = partial(client.chat.completions.create, model=MODEL, messages=[user("What is my dog called?")], user="tokens")
+    assert ask().model_extra["agentmem"]["tokens"] is None
+    reply = ask(extra_body={"agentmem": {"tokens": True}})
+    text, extension = reply.choices[0].message.content, reply.model_extra["agentmem"]
+    tokens = extension["tokens"]
+    assert "".join(text[token["start"] : token["end"]] for token in tokens) == text
+    assert len(tokens) == reply.usage.completion_tokens
+    assert all(0 < sum(token["attention"].values()) <= 1 for token in tokens)
+    for place, memory in enumerate(extension["memories"]):
+        mean = sum(token["attention"][str(place)] for token in tokens) / len(tokens)
+        assert memory["attention"] == pytest.approx(mean, abs=1e-5)
+    chunks = list(ask(extra_body={"agentmem": {"tokens": True}}, stream=True))
+    assert chunks[-1].model_extra["agentmem"]["tokens"]
 
 
 def test_a_stream_has_the_text_the_usage_and_what_was_read(client: OpenAI) -> None:

@@ -128,6 +128,45 @@ def test_prune_is_a_rehearsal_unless_told(http: httpx2.Client) -> None:
     assert len(http.get("/v1/memories").json()["data"]) == 2
 
 
+def test_a_rehearsal_names_as_many_as_are_wanted(http: httpx2.Client) -> None:
+    for text in TEXTS:
+        add(http, text)
+    would = http.post("/v1/memories/prune", json={"max_memories": 1, "listed": 2}).json()
+    assert (len(would["pruned"]), would["total"], would["kept"]) == (2, 3, 1)
+    assert http.post("/v1/memories/prune", json={"max_memories": 1, "listed": 0}).json()["pruned"] == []
+    assert http.post("/v1/memories/prune", json={"max_memories": 1, "listed": -1}).status_code == 400
+
+
+def test_counting_follows_the_filters(http: httpx2.Client) -> None:
+    for text in TEXTS:
+        add(http, text, tags=["four"])
+    add(http, "Okay.", role="assistant")
+
+    def counted(**params: Any) -> int:
+        return int(http.get("/v1/memories/count", params=params).json()["memories"])
+
+    assert counted() == 5
+    assert counted(role="assistant") == 1
+    assert counted(tags=["four"]) == 4
+    assert counted(min_uses=1) == 0
+    assert http.get("/v1/memories/count", params={"sort": "uses"}).status_code == 400
+    assert http.get("/v1/memories/count", params={"since": "yesterday"}).status_code == 400
+
+
+def test_activity_tells_what_came_and_went(http: httpx2.Client) -> None:
+    ids = [add(http, text)["id"] for text in TEXTS]
+    http.delete(f"/v1/memories/{ids[0]}")
+    http.post("/v1/memories/prune", json={"max_memories": 1, "dry_run": False}).raise_for_status()
+    told = http.get("/v1/memories/activity").json()
+    assert told["period_seconds"] == 60
+    for name, count in (("added", 4), ("deleted", 1), ("evicted", 2)):
+        assert sum(period[name] for period in told["periods"]) == count
+    assert told["periods"][-1]["memories"] == http.get("/v1/memories/stats").json()["memories"] == 1
+    assert told["uses"] == [{"least": 0, "most": 0, "memories": 1}]
+    with_nothing = http.get("/v1/memories/activity", headers={"X-Agentmem-User": "nobody"}).json()
+    assert with_nothing["periods"] == with_nothing["uses"] == []
+
+
 def test_what_is_kept_for_a_while_only(http: httpx2.Client) -> None:
     memory = add(http, TEXTS[0], ttl="12h")
     assert memory["expires_at"] > memory["created_at"]

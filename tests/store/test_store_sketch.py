@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from store_world import ADA, BOB
 
+from agentmem.records import Scope
 from agentmem.store import EmbedderId, NewMemory, ScopedMemories, Store, sketch, sqlite_search
 from agentmem.store.places import find_place
 from agentmem.store.sqlite_search import dense_leg, vec_table
@@ -214,3 +215,9 @@ def test_short_vectors_and_long_answers_are_compared_in_full(
     check(store, ada, 1)
     monkeypatch.setattr(sketch, "LEAST_DIM", DIM)
     assert len(dense(store, unit(1), limit=sketch.MOST)) == 300
+
+
+def test_a_large_space_that_waits_for_all_its_vectors_is_searched_by_words(store: Store, sketched: None) -> None:
+    carol = store.scope(Scope(user="carol"))
+    carol.add([NewMemory(text=f"number {n}", role="user", turn=str(n), n_tokens=2) for n in range(20)])
+    assert carol.search("number 7", unit(7))[0].memory.text == "number 7"

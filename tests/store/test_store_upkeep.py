@@ -238,6 +238,8 @@ BROKEN = {
     "short vector": (_edit(embedding="AAAA"), "line 13"),
     "role": (_edit(role="narrator"), "role must be one of"),
     "digests": (_edit(recent_turns=["x" * 50]), "short digests"),
+    "read": (_edit(recent_reads=[[1, 2.0]]), "attention shares"),
+    "date of a read": (_edit(recent_reads=[[2**61, 0.5]]), "attention shares"),
 }
 
 

@@ -88,7 +88,7 @@ class App {
       <p class="muted">It begins with <code>am-</code>; <code>agentmem keys add</code> makes one. It is kept in this
         tab only.</p>
       <label class="field">API key
-        <input name="key" type="password" required autofocus autocomplete="off" spellcheck="false"
+        <input name="key" type="password" required autocomplete="off" spellcheck="false"
           aria-describedby="key-problem" aria-invalid=${message ? "true" : "false"} />
       </label>
       <p id="key-problem" class="problem" role="alert">${message}</p>
@@ -146,6 +146,8 @@ class App {
       document.body,
     );
     if (known) this.#show(current);
+    // Whoever has to give a key begins there, also when it was asked for in the middle of something.
+    else document.querySelector("input[name=key]")?.focus();
   }
 
   #whose() {
