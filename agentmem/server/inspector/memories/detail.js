@@ -126,7 +126,7 @@ export class MemoryDialog {
     this.#dialog.draw(html`
       <form class="dialog-body" @submit=${(event) => this.#save(event)}>
         <label class="field">Text
-          <textarea name="text" rows="4" required .defaultValue=${memory.text}></textarea>
+          <textarea name="text" rows="3" required .defaultValue=${memory.text}></textarea>
         </label>
         <label class="field"><span>Tags <span class="muted">(separated by commas)</span></span>
           <input name="tags" .defaultValue=${memory.tags.join(", ")} autocomplete="off" />

@@ -4,7 +4,9 @@ import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { count, mark } from "../format.js";
 import { colour } from "../theme.js";
 
-const HEIGHT = 200;
+const HEIGHT = 190;
+/** Steps of an axis that counts: whole numbers. */
+const STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((step) => step * 10 ** power)).flat();
 
 /**
  * @typedef {{ label: string, values: number[], tint: string, bars?: boolean }} Series
@@ -52,8 +54,8 @@ export class TimeChart {
         y: { range: (_, least, most) => [Math.min(0, least), Math.max(most * 1.05, 1)] },
       },
       axes: [
-        { ...axis, grid: { show: false }, space: 80, values: (_, ticks, __, ___, apart) => ticks.map((t) => mark(t, apart)) },
-        { ...axis, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? count(tick) : "")), size: 64 },
+        { ...axis, grid: { show: false }, space: 80, size: 34, values: (_, ticks, __, ___, apart) => ticks.map((t) => mark(t, apart)) },
+        { ...axis, values: (_, ticks) => ticks.map(count), incrs: STEPS, size: 60 },
       ],
       series: [{}, ...this.#series.map((series) => this.#drawn(series))],
     };
