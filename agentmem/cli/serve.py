@@ -44,7 +44,7 @@ def serve(
     rate: Annotated[str, typer.Option("--rate", help="Requests per key or address; none for no limit.")] = "600/minute",
     max_body: Annotated[int, typer.Option("--max-body", parser=opt.byte_size, help="Largest request.")] = 8 * 2**20,
 ) -> None:
-    """Serve the model and its memory: OpenAI's endpoints, the memory API, health and metrics.
+    """Serve the model and its memory: OpenAI's endpoints, the memory API, the inspector page, health and metrics.
 
     Only this machine reaches it, unless --host says otherwise; then keys are needed. Logs are JSON lines on stderr.
     """

@@ -79,6 +79,7 @@ def test_search_shows_why_it_was_found(page: Page) -> None:
     page.get_by_label("Search by meaning and words").fill("what is my dog called?")
     page.keyboard.press("Enter")
     expect(page.get_by_role("columnheader", name="Score")).to_be_visible()
+    expect(page.get_by_label("Order")).to_have_value("")
     assert shown(page)[0] == TEXTS[0]
     page.get_by_role("button", name=TEXTS[0], exact=True).click()
     dialog = page.get_by_role("dialog", name="Memory")
@@ -87,6 +88,7 @@ def test_search_shows_why_it_was_found(page: Page) -> None:
     page.keyboard.press("Escape")
     page.get_by_label("Search by meaning and words").fill("")
     expect(page.get_by_role("columnheader", name="Score")).to_have_count(0)
+    expect(page.get_by_label("Order")).to_have_value("-created_at")
     assert shown(page) == TEXTS[::-1]
 
 

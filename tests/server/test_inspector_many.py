@@ -115,3 +115,26 @@ def test_a_preview_of_much_names_little_of_it(page: Page) -> None:
     expect(dialog).to_contain_text("and 98,990 more.")
     page.keyboard.press("Escape")
     expect(page.get_by_text("100,000 memories", exact=True)).to_be_visible()
+
+
+def test_a_last_page_that_empties_gives_way_to_the_one_before(page: Page) -> None:
+    page.get_by_role("button", name="Filters", exact=True).click()
+    tagged = page.get_by_label("Tag", exact=True)
+    page.evaluate(
+        """async () => {
+            for (let n = 1; n <= 51; n += 1) {
+                const body = JSON.stringify({tags: ["few"]});
+                const headers = {"Content-Type": "application/json"};
+                await fetch(`v1/memories/m${n}`, {method: "PATCH", headers, body});
+            }
+        }"""
+    )
+    tagged.fill("few")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("1–50 of 51")).to_be_visible()
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_text("51–51 of 51")).to_be_visible()
+    page.get_by_role("button", name=f"Forget: {texts(page)[0]}"[:60]).click()
+    page.get_by_role("dialog").get_by_role("button", name="Forget it").click()
+    expect(page.get_by_text("1–50 of 50")).to_be_visible()
+    assert len(texts(page)) == 50

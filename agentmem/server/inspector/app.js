@@ -17,7 +17,7 @@ const VIEWS = [
   { name: "overview", title: "Overview", make: (root, context) => new OverviewView(root, context) },
 ];
 
-/** @typedef {{ api: Api, model: string, whose: string }} Context what every view works with */
+/** @typedef {{ api: Api, model: string }} Context what every view works with */
 
 class App {
   #session = new Session();
@@ -35,21 +35,19 @@ class App {
   }
 
   /** Ask what the key reaches. */
-  async #enter(said = "") {
+  async #enter() {
     this.#forgetViews();
     this.#access = null;
-    this.#problem = html`${loading("what this key reaches")}`;
+    this.#problem = loading("what may be shown");
     this.#draw();
     try {
-      const whose = { user: this.#session.user, agent: this.#session.agent };
-      Object.assign(this.#session, { user: "", agent: "" }); // what a key reaches is asked in nobody's name
-      this.#access = await this.#api.get("access").finally(() => Object.assign(this.#session, whose));
+      this.#access = await this.#api.get("access");
       this.#settle();
       this.#model = (await this.#api.get("models")).data[0].id;
       this.#problem = null;
     } catch (error) {
       this.#access = null;
-      this.#problem = error.status === 401 ? this.#keyForm(said) : failed(error, () => this.#enter());
+      this.#problem = error.status === 401 ? this.#keyForm(this.#session.key ? "The server does not accept this key." : "") : failed(error, () => this.#enter());
     }
     this.#draw();
   }
@@ -75,9 +73,8 @@ class App {
     this.#draw();
   }
 
-  #keyForm(said) {
-    const had = this.#session.key !== "";
-    const message = said || (had ? "The server does not accept this key." : "");
+  /** @param {string} message what was wrong with the last one */
+  #keyForm(message) {
     const submit = (event) => {
       event.preventDefault();
       this.#session.set({ key: new FormData(event.target).get("key").trim() });

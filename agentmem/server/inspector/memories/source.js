@@ -106,6 +106,10 @@ export class Source {
     try {
       const loaded = await (this.#query ? this.#find(running.signal) : this.#list(running.signal));
       if (running.signal.aborted) return;
+      if (!loaded.rows.length && this.hasPrevious) {
+        this.previousPage(); // all of this page are gone
+        return;
+      }
       Object.assign(this, loaded);
     } catch (error) {
       if (running.signal.aborted) return;

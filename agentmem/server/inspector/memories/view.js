@@ -115,8 +115,9 @@ export class MemoriesView {
       <button type="button" aria-expanded=${this.#showsFilters} aria-controls="filters"
         @click=${() => { this.#showsFilters = !this.#showsFilters; this.#draw(); }}>${filterIcon} Filters</button>
       <label class="order"><span class="sr-only">Order</span>
-        <select .value=${live(source.sort)} ?disabled=${source.query !== ""}
+        <select .value=${live(source.query ? "" : source.sort)} ?disabled=${source.query !== ""}
           @change=${(event) => source.order(event.target.value)}>
+          <option value="" hidden>best match first</option>
           ${Object.entries(SORTS).map(([sort, title]) => html`<option value=${sort}>${title}</option>`)}
         </select>
       </label>
