@@ -14,7 +14,8 @@ from uuid import uuid4
 from agentmem.errors import InvalidInput, NotFound
 from agentmem.memories import Memories
 from agentmem.model.constraint import choice_grammar, json_grammar
-from agentmem.model.generation import UNCHANGED, Generation, OnStride, Sampling
+from agentmem.model.generation import UNCHANGED, Generation, OnStride
+from agentmem.model.sampling import Sampling
 from agentmem.reader import Recalled
 from agentmem.reads import attention_by_token, memories_read, tokens_read
 from agentmem.records import Memory, Message, Reply, Role, Scope, Usage

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentmem.errors import InvalidInput
-from agentmem.model.generation import Generation, Sampling
+from agentmem.model.generation import Generation
+from agentmem.model.sampling import Sampling
 from agentmem.records import Message, Reply, Role, ToolCall
 from agentmem.text import check_text
 from agentmem.tools import call_text, read_calls, words_only

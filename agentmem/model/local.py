@@ -19,13 +19,16 @@ from agentmem.errors import InvalidInput, UnsupportedModel
 from agentmem.model.attention import Placed, set_implementation
 from agentmem.model.chat import ChatFormat
 from agentmem.model.constraint import Constraint, Grammars
+from agentmem.model.decoder import Decoder
 from agentmem.model.fingerprint import kv_fingerprint, model_fingerprint
-from agentmem.model.generation import Generation, OnStride, Request, Sampling
+from agentmem.model.generation import Generation, OnStride, Request
 from agentmem.model.kv import KV
 from agentmem.model.load import load
+from agentmem.model.lock import FairLock
 from agentmem.model.positions import max_positions
 from agentmem.model.reading import Capture, Reader, capture_up_to, capturing, hidden_before, reading
 from agentmem.model.rotary import Rotary
+from agentmem.model.sampling import Sampling
 
 _BATCH_TOKENS = 2048
 """Padded tokens per forward when several texts are run at once."""
@@ -39,7 +42,8 @@ Pick = Callable[[Tensor, Tensor, float], Tensor]
 class LocalModel:
     """A decoder-only language model whose keys can be moved, its tokenizer, and its chat format.
 
-    One lock guards the model: calls from several threads run one after another, a generation holds it to its end.
+    One lock guards the model: calls from several threads run one after another. Answers of several threads are decoded
+    together, and between two of their steps whoever waits for the model gets it.
 
     Attributes:
         model: the transformers model, in eval mode.
@@ -49,6 +53,7 @@ class LocalModel:
         rotary: how its keys carry their position.
         max_positions: how many positions a context may have.
         lock: held while the model runs.
+        decoder: generates answers.
 
     Raises:
         UnsupportedModel: memory cannot be attached to this architecture, or its keys cannot be moved.
@@ -72,7 +77,8 @@ class LocalModel:
         eos = model.generation_config.eos_token_id
         self.chat = ChatFormat(tokenizer, [] if eos is None else [eos] if isinstance(eos, int) else eos)
         self.max_positions = max_positions(self.config)
-        self.lock = threading.RLock()
+        self.lock = FairLock()
+        self.decoder = Decoder(model, tokenizer, self.lock)
         self._prefixes: dict[tuple[int, ...], KV] = {}
 
     @classmethod
@@ -314,14 +320,15 @@ class LocalModel:
         cancel: threading.Event | None = None,
         grammar: str | None = None,
     ) -> Generation:
-        """Begin to generate, in a thread of its own, while reading ``placed``.
+        """Begin to generate while reading ``placed``, beside whatever else is being generated.
 
         ``reads`` lets stretches of the prompt read different memories: pairs of a stretch's first token and what is
         read from there on, the first one at token 0. The last one is read by the answer, too. It stands in for
         ``placed``.
 
-        ``on_stride`` is called in that thread after every ``stride`` generated tokens and says what to read from there
-        on: a Placed, None (nothing), or UNCHANGED. It may run this model. Setting ``cancel`` stops at the next token.
+        ``on_stride`` is called, in a thread of its own, after every ``stride`` generated tokens and says what to read
+        from there on: a Placed, None (nothing), or UNCHANGED. It may run this model. Setting ``cancel`` stops at the
+        next token.
         With a ``grammar`` (``model.constraint``) the answer follows it.
 
         Raises:
@@ -341,7 +348,6 @@ class LocalModel:
                 f"reads must begin at token 0, ascend and stay within the prompt of {len(ids)} tokens, and take the "
                 f"place of placed; they begin at {starts}"
             )
-        pad = self.tokenizer.pad_token_id
         request = Request(
             prompt_ids=ids,
             reads=tuple(reads) or ((0, placed),),
@@ -351,11 +357,10 @@ class LocalModel:
             sampling=sampling or Sampling(),
             stop_ids=self.chat.stop_ids,
             stop_strings=(*stop, *self.chat.stop_strings),
-            pad_id=0 if pad is None else pad,
             constraint=self.constraint(grammar),
             cancel=cancel or threading.Event(),
         )
-        return Generation(self.model, self.tokenizer, self.lock, request)
+        return Generation(self.decoder, request)
 
     @cached_property
     def grammars(self) -> Grammars:

@@ -51,7 +51,7 @@ class Reader(Hook):
         for placed, steps in self._history:
             rows = [torch.stack(step).mean(0) for step in steps]
             empty = torch.zeros(0, len(placed.spans))
-            out.append((placed, torch.stack(rows).float().cpu() if rows else empty))
+            out.append((placed, torch.stack([row.float().cpu() for row in rows]) if rows else empty))
         return tuple(out)
 
     @property
@@ -60,7 +60,23 @@ class Reader(Hook):
         return None if self._placed is None else (len(self._history) - 1, len(self._history[-1][1]) - 1)
 
     def swap(self, placed: Placed | None) -> None:
-        """Read something else from the next forward on. With None or an empty one, the plain model runs bit for bit."""
+        """``read``, while the reader is attached. With nothing to read, the plain model runs bit for bit."""
+        self.read(placed)
+        wanted = self._plain if self._placed is None else NAME
+        if self._model.config._attn_implementation != wanted:
+            set_implementation(self._model, wanted)
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The reader is attached inside; with nothing to read the model is left as it is."""
+        if self._placed is None:
+            yield
+            return
+        with attached(self._model, self):
+            yield
+
+    def read(self, placed: Placed | None) -> None:
+        """Read something else from the next forward on; an empty one is nothing."""
         if placed is not None and (placed.n_tokens == 0 or all(key is None for key in placed.keys)):
             placed = None
         if placed is not None and placed is not self._placed:
@@ -72,9 +88,10 @@ class Reader(Hook):
             self._first = next(i for i, key in enumerate(placed.keys) if key is not None and key.shape[1] == n)
             self._history.append((placed, []))
         self._placed = placed
-        wanted = self._plain if placed is None else NAME
-        if self._model.config._attn_implementation != wanted:
-            set_implementation(self._model, wanted)
+
+    def add(self, shares: Tensor) -> None:
+        """Shares (memories,) of what is read, in a forward that another hook did (``Batch``)."""
+        self._history[-1][1].append([shares])
 
     def segments(self, call: Call) -> Sequence[Segment]:
         """The placed memory of this layer."""

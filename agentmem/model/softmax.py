@@ -25,7 +25,8 @@ class Segment:
     ``causal`` hides key ``j`` from query ``i`` when ``j > i`` (only for S == Q, without a mask).
     ``query`` (B, heads, Q, head_dim) stands in for the layer's own query where the keys need another rotation.
     ``temperature`` divides the logits; ``scale`` multiplies the segment's log-sum-exp (APE, arXiv 2502.05431).
-    ``mass`` asks for the softmax mass that each key receives (``Mixed.masses``); it needs plain attention.
+    ``mass`` asks for the softmax mass that each key receives (``Mixed.masses``); it needs plain attention. With it,
+    each row may have a temperature (B, 1, 1, 1) and a scale (B, 1, 1) of its own.
     """
 
     keys: Tensor
@@ -33,8 +34,8 @@ class Segment:
     mask: Tensor | None = None
     causal: bool = False
     query: Tensor | None = None
-    temperature: float = 1.0
-    scale: float = 1.0
+    temperature: float | Tensor = 1.0
+    scale: float | Tensor = 1.0
     mass: bool = False
 
 
@@ -75,7 +76,8 @@ def mix(
         attend = _weighed if segment.mass else _fused if _can_fuse(q, segment, softcap) else _eager
         output, lse, probabilities = attend(q, segment, scaling, softcap)
         outputs.append(output)
-        parts.append(lse * segment.scale if segment.scale != 1.0 else lse)
+        scaled = isinstance(segment.scale, Tensor) or segment.scale != 1.0
+        parts.append(lse * segment.scale if scaled else lse)
         within.append(probabilities if segment.mass else None)
     if len(segments) == 1 and sinks is None:
         return Mixed(outputs[0].to(query.dtype), tuple(parts), parts[0], _masses(within, parts, parts[0]))

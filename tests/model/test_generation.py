@@ -15,9 +15,9 @@ from tiny_models import FAMILIES, build, local, some_ids, tokenizer
 
 from agentmem.errors import InvalidInput
 from agentmem.model.detokenise import Detokeniser
-from agentmem.model.generation import Sampling
 from agentmem.model.kv import KV
 from agentmem.model.local import LocalModel
+from agentmem.model.sampling import Sampling
 
 IDS = some_ids(9, 2)
 
@@ -81,7 +81,7 @@ def test_close_stops_it(model: LocalModel) -> None:
     generation = model.generate(IDS, placed=placed, max_new_tokens=480)
     first = next(generation)
     generation.close()
-    assert not workers()
+    wait_for_workers()
     assert generation.finish_reason == "cancelled"
     assert len(generation.token_ids) < 480
     assert generation.text.startswith(first)
@@ -120,7 +120,7 @@ def test_an_error_in_the_worker_reaches_the_consumer(model: LocalModel) -> None:
     with pytest.raises(LookupError, match="the store is gone"):
         _ = generation.finish_reason
     assert len(generation.token_ids) == 4
-    assert not workers()
+    wait_for_workers()
     assert model.generate(IDS, max_new_tokens=5).finish_reason == "length"
 
 

@@ -12,7 +12,7 @@ from tiny_models import VOCAB, local
 from torch import Tensor
 
 from agentmem.errors import InvalidInput, PayloadDamaged
-from agentmem.model.generation import Sampling
+from agentmem.model.sampling import Sampling
 from agentmem.model.stream import BlocksInRam, Stream, StreamPlan
 from agentmem.recipes import InfLLM, LMInfinite, StreamingLLM
 from agentmem.records import Scope

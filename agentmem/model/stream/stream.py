@@ -17,8 +17,9 @@ from torch import Tensor
 
 from agentmem.errors import InvalidInput
 from agentmem.model.attention import Call, Hook, attached
-from agentmem.model.generation import Generation, Request, Sampling
+from agentmem.model.generation import Generation, Request
 from agentmem.model.local import LocalModel
+from agentmem.model.sampling import Sampling
 from agentmem.model.softmax import Mixed, Segment
 from agentmem.model.stream.bank import Bank, Blocks, BlocksInRam
 from agentmem.model.stream.layer import LayerState
@@ -146,7 +147,7 @@ class Stream(Hook):
         cancel: threading.Event | None = None,
         grammar: str | None = None,
     ) -> Generation:
-        """Read a prompt and begin to generate, in a thread of its own, as ``LocalModel.generate`` does.
+        """Read a prompt and begin to generate, as ``LocalModel.generate`` does. Feed nothing else until it has ended.
 
         Every generated token but the last becomes part of the stream. The prompt may be of any length.
 
@@ -165,12 +166,11 @@ class Stream(Hook):
             sampling=sampling or Sampling(),
             stop_ids=model.chat.stop_ids,
             stop_strings=(*stop, *model.chat.stop_strings),
-            pad_id=0,
             context=self,
             constraint=model.constraint(grammar),
             cancel=cancel or threading.Event(),
         )
-        return Generation(model.model, model.tokenizer, model.lock, request)
+        return Generation(model.decoder, request)
 
     def _forward(self, ids: list[int], head: bool, all_logits: bool) -> Tensor:
         self._begin(len(ids))
