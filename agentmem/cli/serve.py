@@ -41,6 +41,9 @@ def serve(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", help="Longest answer in tokens, where a request names none.")
     ] = 128,
+    at_once: Annotated[
+        int, typer.Option("--at-once", min=1, max=32, help="Answers that the model writes at the same time.")
+    ] = 16,
     rate: Annotated[str, typer.Option("--rate", help="Requests per key or address; none for no limit.")] = "600/minute",
     max_body: Annotated[int, typer.Option("--max-body", parser=opt.byte_size, help="Largest request.")] = 8 * 2**20,
 ) -> None:
@@ -56,7 +59,7 @@ def serve(
     if keys is not None and not keys.exists():
         raise InvalidInput(f"there is no file of keys at {keys}; make one with: agentmem keys add NAME --keys {keys}")
     check_address(host, keys=keys is not None)
-    limits = Limits(rate=None if rate == "none" else rate, max_body=max_body)
+    limits = Limits(rate=None if rate == "none" else rate, max_body=max_body, at_once=at_once)
     _ = limits.rate_item
     # PyTorch takes seconds: not before all that was checked.
     from agentmem.recipes.spec import parse_recipe

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +24,9 @@ from agentmem.server.worker import Worker
 
 log = logging.getLogger(__name__)
 
+LOOKUPS = 4
+"""Searches, additions and embeddings that are done at once, beside the answers."""
+
 
 def make_app(
     llm: MemoryLLM, *, keys: KeyFile | None = None, hosts: Sequence[str] = ("*",), limits: Limits | None = None
@@ -36,13 +40,16 @@ def make_app(
         limits: what one client may ask for.
     """
     limits = limits or Limits()
-    metrics = Metrics(lambda: worker.waiting)
-    worker = Worker(per_caller=limits.per_caller, in_all=limits.in_all, waited=metrics.waited.observe)
+    metrics = Metrics(lambda: answers.waiting + lookups.waiting)
+    bounds: dict[str, Any] = {"per_caller": limits.per_caller, "in_all": limits.in_all}
+    answers = Worker(threads=limits.at_once, waited=metrics.waited.observe, **bounds)
+    lookups = Worker(threads=LOOKUPS, waited=metrics.waited.observe, **bounds)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(worker.close)
+        for worker in (answers, lookups):
+            await run_in_threadpool(worker.close)
 
     app = FastAPI(
         title="agentmem",
@@ -57,7 +64,7 @@ def make_app(
         responses={code: {"model": failures.ErrorReply} for code in (400, 401, 403, 408, 413, 429, 500, 503)},
     )
     app.state.door = Door(keys, limits.rate_item)
-    app.state.host = Host(llm, worker, metrics)
+    app.state.host = Host(llm, answers, lookups, metrics)
     failures.install(app)
 
     @app.exception_handler(Gone)

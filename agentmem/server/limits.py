@@ -15,7 +15,7 @@ class Limits:
 
     ``rate`` is requests per key (or address), as ``limits`` writes it ("600/minute"); None for no limit. ``max_body``
     is in bytes, ``body_seconds`` the time a request's body may take. ``per_caller`` and ``in_all`` are requests that
-    wait for the model, of one user and of all.
+    wait for the model, of one user and of all; ``at_once`` are answers that it writes at the same time.
     """
 
     rate: str | None = "600/minute"
@@ -23,6 +23,7 @@ class Limits:
     body_seconds: float = 30.0
     per_caller: int = 16
     in_all: int = 256
+    at_once: int = 16
 
     @property
     def rate_item(self) -> RateLimitItem | None:

@@ -25,8 +25,9 @@ T = TypeVar("T")
 class Host:
     """What every request handler works with."""
 
-    def __init__(self, llm: MemoryLLM, worker: Worker, metrics: Metrics) -> None:
-        self.llm, self.worker, self.metrics = llm, worker, metrics
+    def __init__(self, llm: MemoryLLM, answers: Worker, lookups: Worker, metrics: Metrics) -> None:
+        self.llm, self.metrics = llm, metrics
+        self.answers, self.lookups = answers, lookups
 
     def check_model(self, name: str) -> None:
         """Raises Failure (404) for a model that is not the one that is served."""
@@ -38,8 +39,11 @@ class Host:
         return min(wanted, self.llm.model.max_positions // 2)
 
     async def with_model(self, request: Request, scope: Scope, work: Callable[[], T]) -> T:
-        """Run something short that needs the model, in its turn; given up when the client goes away."""
-        return await unless_gone(request, self.worker.run((scope.user, scope.agent), work))
+        """Run something short that needs the model, in its turn, without waiting for answers that are being written.
+
+        Given up when the client goes away.
+        """
+        return await unless_gone(request, self.lookups.run((scope.user, scope.agent), work))
 
     async def reply(self, request: Request, scope: Scope, begin: Callable[[], ReplyStream]) -> Serving:
         """Begin a reply; returns when its first piece is there, or all of it."""
@@ -67,7 +71,7 @@ class Serving:
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._first: str | None = None
         self._ended = False
-        self._outcome = host.worker.submit(caller, self._generate)
+        self._outcome = host.answers.submit(caller, self._generate)
 
     async def begun(self) -> None:
         """Wait for the first piece. Raises what went wrong before it."""

@@ -1,6 +1,7 @@
-"""One thread owns the model; jobs wait their turn, and each caller's turn comes round.
+"""Jobs wait their turn before a few threads, and each caller's turn comes round.
 
-What needs the model (answers, embeddings) is a job. What needs only the store goes past the queue, in threads.
+What needs the model is a job: an answer, which the model decodes together with those of the other threads, or something
+short (embeddings), which it does between two steps of them. What needs only the store goes past the queue.
 """
 
 from __future__ import annotations
@@ -32,18 +33,34 @@ class Job:
 
 
 class Worker:
-    """A fair queue before one thread: first come, first served within a caller, and the callers in turn.
+    """A fair queue before some threads: first come, first served within a caller, and the callers in turn.
 
     So who sends a hundred requests at once delays the others by one, not by a hundred.
+
+    Args:
+        threads: jobs that are done at once.
+        per_caller: most jobs of one caller that wait.
+        in_all: most jobs that wait.
+        waited: told how many seconds each job waited.
     """
 
-    def __init__(self, *, per_caller: int, in_all: int, waited: Callable[[float], None] = lambda seconds: None) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int = 1,
+        per_caller: int,
+        in_all: int,
+        waited: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._per_caller, self._in_all, self._waited = per_caller, in_all, waited
         self._queues: OrderedDict[Hashable, deque[Job]] = OrderedDict()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="agentmem-worker", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name="agentmem-worker", daemon=True) for _ in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -77,8 +94,9 @@ class Worker:
         """Finish what was accepted, then end. Nothing new is accepted."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _next(self) -> Job | None:
         """The next job, of the caller whose turn it is; None when all is done and no more will come."""

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +121,49 @@ def test_a_client_that_goes_away_stops_its_reply(endless: Running, talker: Memor
     assert stored[0].text == "Go on!"  # what was said until then is remembered
 
 
-def test_a_waiting_request_of_a_client_that_went_away_is_never_begun(endless: Running, talker: MemoryLLM) -> None:
-    with (
-        endless.http() as http,
-        http.stream("POST", "/v1/chat/completions", json=ask(talker, stream=True, user="first")) as response,
-    ):
-        lines = response.iter_lines()  # whoever drops it hangs up
-        next(lines)
-        with endless.http() as other, pytest.raises(httpx2.ReadTimeout):
-            other.post("/v1/chat/completions", json=ask(talker, user="second"), timeout=0.3)
-    wait_for(endless, "agentmem_queue_jobs", 0)
-    with endless.http() as http:  # behind both in the queue
-        http.post("/v1/embeddings", json={"model": talker.name, "input": "x", "user": "third"}).raise_for_status()
+def test_a_waiting_request_of_a_client_that_went_away_is_never_begun(talker: MemoryLLM) -> None:
+    with running(talker, limits=Limits(at_once=1)) as server:
+        with (
+            server.http() as http,
+            http.stream("POST", "/v1/chat/completions", json=ask(talker, stream=True, user="first")) as response,
+        ):
+            lines = response.iter_lines()  # whoever drops it hangs up
+            next(lines)
+            with server.http() as other, pytest.raises(httpx2.ReadTimeout):
+                other.post("/v1/chat/completions", json=ask(talker, user="second"), timeout=0.3)
+        with server.http() as http:  # behind both in the queue
+            http.post("/v1/chat/completions", json=ask(talker, max_tokens=2, user="third")).raise_for_status()
     assert talker.store.scope(Scope(user="second")).count() == 0
+
+
+def test_what_is_short_does_not_wait_for_answers_that_are_being_written(talker: MemoryLLM) -> None:
+    with (
+        running(talker, limits=Limits(at_once=1)) as server,
+        server.http() as http,
+        http.stream("POST", "/v1/chat/completions", json=ask(talker, stream=True, user="long")) as response,
+    ):
+        lines = response.iter_lines()
+        next(lines)
+        with server.http("none", **{"X-Agentmem-User": "short"}) as other:
+            other.post("/v1/memories", json={"text": "My dog is called Biscuit."}).raise_for_status()
+            found = other.post("/v1/memories/search", json={"query": "dog"}).json()["data"]
+            other.post("/v1/embeddings", json={"model": talker.name, "input": "dog"}).raise_for_status()
+        assert [hit["memory"]["text"] for hit in found] == ["My dog is called Biscuit."]
+        assert metric(server, 'agentmem_replies_total{finish="length"}') == 0  # it is still being written
+        assert any("delta" in line for line in lines)
+
+
+def test_answers_to_several_users_are_written_at_the_same_time(talker: MemoryLLM) -> None:
+    """Each has its first word long before another one's last."""
+    with running(talker, limits=Limits(at_once=4)) as server, ExitStack() as open_ones:
+        for number in range(4):
+            http = open_ones.enter_context(server.http())
+            body = ask(talker, stream=True, user=f"at once {number}")
+            response = open_ones.enter_context(http.stream("POST", "/v1/chat/completions", json=body))
+            lines = response.iter_lines()
+            open_ones.callback(lines.close)
+            assert any('"content":" the"' in line for line in lines)
+        assert metric(server, 'agentmem_replies_total{finish="length"}') == 0
 
 
 def test_a_body_that_trickles_in_is_given_up(endless: Running) -> None:
