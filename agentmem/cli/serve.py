@@ -54,7 +54,7 @@ def serve(
     need("server", "fastapi")
     from agentmem.server.keys import KeyFile
     from agentmem.server.limits import Limits
-    from agentmem.server.run import check_address, log_to_stderr, make_server, own_names
+    from agentmem.server.run import check_address, log_to_stderr, make_server, own_names, run
 
     if keys is not None and not keys.exists():
         raise InvalidInput(f"there is no file of keys at {keys}; make one with: agentmem keys add NAME --keys {keys}")
@@ -73,7 +73,7 @@ def serve(
             limits=limits,
         )
         log_to_stderr()
-        make_server(app, host, port).run()
+        run(make_server(app, host, port))
 
 
 @keys_app.command("add")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import signal
 import sys
 
 import uvicorn
@@ -79,6 +80,16 @@ def make_server(app: Starlette, host: str, port: int) -> uvicorn.Server:
     # It writes whole paths with their queries; ours (``observe``) does not.
     logging.getLogger("uvicorn.access").disabled = True
     return uvicorn.Server(config)
+
+
+def run(server: uvicorn.Server) -> None:
+    """Run until SIGTERM or Ctrl-C; what was begun is finished, and then the caller goes on: it closes the store.
+
+    Uvicorn raises a signal again once it is done, for whoever it was meant for besides. Nobody: without this the
+    process would end of it there, with a store that is open and an exit status that tells of failure.
+    """
+    signal.signal(signal.SIGTERM, server.handle_exit)
+    server.run()
 
 
 def log_to_stderr() -> None:

@@ -85,7 +85,7 @@ def test_keys_are_made_listed_and_asked_for(tmp_path: Path) -> None:
             assert api.models.list().data[0].id == "bundled"
             api.chat.completions.create(model="bundled", messages=user("My dog is called Biscuit."))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert process.wait(60) == 0
     log = (tmp_path / "log").read_text()
     assert all(json.loads(line) for line in log.splitlines() if line.startswith("{"))
     assert "Biscuit" not in log
@@ -123,7 +123,7 @@ def test_told_to_stop_it_finishes_what_it_began(tmp_path: Path, babbler: Path) -
             process.send_signal(signal.SIGTERM)
             rest = list(chunks)
         assert rest[-1].choices[0].finish_reason == "length"
-        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert process.wait(60) == 0
     with Store.open(store) as opened:
         assert opened.scope(Scope(user="ada")).count() >= 2
         assert opened.verify().ok
