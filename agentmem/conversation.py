@@ -66,9 +66,8 @@ class Conversation:
         """The turn that came before, of turns whose ids were given."""
         self._lock = threading.Lock()
         self._speaking: int | None = None
-        if resume:  # a session goes on where it stopped: its newest turns are the window again
-            newest = self._newest()
-            self._past = branch(newest, newest[-1][1], self._previous) if newest else []
+        self._resume = resume
+        """The newest turns of the session are still to be read."""
 
     # ------------------------------------------------------------------------------------------------ what users call
 
@@ -235,6 +234,9 @@ class Conversation:
 
     def _up_to(self, turn: str | None) -> list[tuple[Message, str]]:
         """The window's messages up to a turn of this session (None: the newest)."""
+        if self._resume:  # a session goes on where it stopped; not read for who sends the whole dialogue anyway
+            self._resume, newest = False, self._newest()
+            self._past = branch(newest, newest[-1][1], self._previous) if newest else []
         if turn is None or (self._past and self._past[-1][1] == turn):
             return list(self._past)
         turns = self._newest(before=turn)
@@ -332,7 +334,7 @@ class Conversation:
         if request.remember:
             self._store(turns, request.reply_turn)
             self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
-            self._past = turns[-(window.kept + 1) :]
+            self._past, self._resume = turns[-(window.kept + 1) :], False
         return Reply(
             text=text,
             tool_calls=calls,
