@@ -104,9 +104,12 @@ def call_text(text: str, calls: Sequence[ToolCall]) -> str:
     return "\n".join([text.strip(), *blocks] if text.strip() else blocks)
 
 
-def read_calls(text: str, names: Iterable[str]) -> tuple[str, tuple[ToolCall, ...]]:
-    """The words and the calls of an answer; an answer with anything that is no call of a known tool is all words."""
-    known = set(names)
+def read_calls(text: str, names: Iterable[str] | None) -> tuple[str, tuple[ToolCall, ...]]:
+    """The words and the calls of an answer; an answer with anything that is no call of a known tool is all words.
+
+    ``names`` None: any tool is known, for an answer whose tools are not.
+    """
+    known = None if names is None else set(names)
     calls = []
     for block in _BLOCK.findall(text):
         try:
@@ -114,9 +117,10 @@ def read_calls(text: str, names: Iterable[str]) -> tuple[str, tuple[ToolCall, ..
         except ValueError:
             return text, ()
         arguments = value.get("arguments", {}) if isinstance(value, dict) else None
-        if not isinstance(arguments, dict) or value.get("name") not in known:
+        name = value.get("name") if isinstance(value, dict) else None
+        if not isinstance(arguments, dict) or not isinstance(name, str) or (known is not None and name not in known):
             return text, ()
-        calls.append(ToolCall(name=value["name"], arguments=arguments))
+        calls.append(ToolCall(name=name, arguments=arguments))
     return (_BLOCK.sub("", text).strip(), tuple(calls)) if calls else (text, ())
 
 

@@ -10,13 +10,26 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Route
 
 from agentmem.llm import MemoryLLM
-from agentmem.server import chat, embeddings, failures, health, memories, models, page, reach, responses
+from agentmem.server import (
+    chat,
+    embeddings,
+    failures,
+    health,
+    memories,
+    models,
+    page,
+    reach,
+    responses,
+    stored_responses,
+)
 from agentmem.server.access import Door
+from agentmem.server.hosts import KnownHosts
 from agentmem.server.keys import KeyFile
 from agentmem.server.limits import Limits
+from agentmem.server.mcp_route import PATH, McpRoute
 from agentmem.server.observe import Metrics, Observed
 from agentmem.server.patience import Patience
 from agentmem.server.serving import Gone, Host
@@ -45,9 +58,13 @@ def make_app(
     answers = Worker(threads=limits.at_once, waited=metrics.waited.observe, **bounds)
     lookups = Worker(threads=LOOKUPS, waited=metrics.waited.observe, **bounds)
 
+    door = Door(keys, limits.rate_item)
+    mcp = McpRoute(llm, door, hosts)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with mcp.running():
+            yield
         for worker in (answers, lookups):
             await run_in_threadpool(worker.close)
 
@@ -63,7 +80,7 @@ def make_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         responses={code: {"model": failures.ErrorReply} for code in (400, 401, 403, 408, 413, 429, 500, 503)},
     )
-    app.state.door = Door(keys, limits.rate_item)
+    app.state.door = door
     app.state.host = Host(llm, answers, lookups, metrics)
     failures.install(app)
 
@@ -71,10 +88,11 @@ def make_app(
     async def gone(request: Request, error: Gone) -> Response:
         return Response(status_code=499)
 
-    for part in (chat, responses, embeddings, models, memories, reach, health, page):
+    for part in (chat, responses, stored_responses, embeddings, models, memories, reach, health, page):
         app.include_router(part.router)
     app.mount(page.ASSETS, page.Assets())
+    app.router.routes.append(Route(PATH, mcp))
     app.add_middleware(Patience, most=limits.max_body, seconds=limits.body_seconds)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(KnownHosts, names=hosts)
     app.add_middleware(Observed, metrics=metrics)
     return app

@@ -1,9 +1,9 @@
-"""The memories of one user as an MCP server: tools, a resource per memory, and a prompt. Needs the extra ``mcp``."""
+"""The memories of a user as an MCP server: tools, a resource per memory, and a prompt. Needs the extra ``mcp``."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
@@ -65,7 +65,12 @@ def make_mcp(llm: MemoryLLM, *, user: str, agent: str = "") -> MCPServer[Any]:
         InvalidInput: names that cannot be used.
     """
     memories = llm.memories(user=user, agent=agent)
-    server = _Server(memories)
+    return mcp_of(lambda: memories)
+
+
+def mcp_of(mine: Callable[[], Memories]) -> MCPServer[Any]:
+    """The MCP server of the memories that ``mine`` gives, asked at every call: whose they are is up to the caller."""
+    server = _Server(mine)
 
     @server.tool(annotations=_ADDS)
     @_told
@@ -74,7 +79,7 @@ def make_mcp(llm: MemoryLLM, *, user: str, agent: str = "") -> MCPServer[Any]:
         tags: Annotated[list[str] | None, Field(description="Words to find it by.")] = None,
     ) -> list[Remembered]:
         """Remember a text for good. A long one becomes several memories."""
-        added = await run_sync(functools.partial(memories.add, text, tags=tags or ()))
+        added = await run_sync(functools.partial(mine().add, text, tags=tags or ()))
         return [_shown(memory) for memory in added]
 
     @server.tool(annotations=_READS)
@@ -86,7 +91,7 @@ def make_mcp(llm: MemoryLLM, *, user: str, agent: str = "") -> MCPServer[Any]:
     ) -> list[Remembered]:
         """Find memories by meaning and by words, best first."""
         narrow: dict[str, Any] = {"tags": tags} if tags else {}
-        hits = await run_sync(functools.partial(memories.search, query, top_k=limit, **narrow))
+        hits = await run_sync(functools.partial(mine().search, query, top_k=limit, **narrow))
         return [_shown(hit.memory, hit.score) for hit in hits]
 
     @server.tool(name="list", annotations=_READS)
@@ -101,7 +106,7 @@ def make_mcp(llm: MemoryLLM, *, user: str, agent: str = "") -> MCPServer[Any]:
     ) -> Listed:
         """List memories, newest first, a page at a time."""
         narrow: dict[str, Any] = {name: value for name, value in (("role", role), ("tags", tags)) if value}
-        found, following = await run_sync(functools.partial(memories.page, limit=limit, cursor=cursor, **narrow))
+        found, following = await run_sync(functools.partial(mine().page, limit=limit, cursor=cursor, **narrow))
         return Listed(memories=[_shown(memory) for memory in found], next_cursor=following)
 
     @server.tool(annotations=_REMOVES)
@@ -112,7 +117,7 @@ def make_mcp(llm: MemoryLLM, *, user: str, agent: str = "") -> MCPServer[Any]:
         ],
     ) -> Forgotten:
         """Forget memories, all or (if one is not there) none. Nothing of them remains."""
-        return await run_sync(memories.delete, ids)
+        return await run_sync(mine().delete, ids)
 
     @server.tool(annotations=_REMOVES)
     @_told
@@ -125,12 +130,12 @@ def make_mcp(llm: MemoryLLM, *, user: str, agent: str = "") -> MCPServer[Any]:
     ) -> PruneReport:
         """Forget the least used memories; unless dry_run is false, only say which ones would go."""
         limits: dict[str, Any] = {"max_memories": max_memories, "unused_for": unused_for, "dry_run": dry_run}
-        return await run_sync(functools.partial(memories.prune, **limits))
+        return await run_sync(functools.partial(mine().prune, **limits))
 
     @server.resource("memory:///{id}", name="memory", description="The text of one memory.", mime_type="text/plain")
     async def memory(id: str) -> str:
         try:
-            found = await run_sync(memories.get, unquote(id))
+            found = await run_sync(mine().get, unquote(id))
         except (NotFound, InvalidInput) as error:
             raise ResourceNotFoundError(str(error)) from error
         return found.text
@@ -145,24 +150,28 @@ def make_mcp(llm: MemoryLLM, *, user: str, agent: str = "") -> MCPServer[Any]:
 
 def http_app(server: MCPServer[Any]) -> Starlette:
     """The server over streamable HTTP, at ``/mcp``: for this machine only, addressed by no other name."""
-    own = ["127.0.0.1", "localhost", "[::1]"]
-    security = TransportSecuritySettings(
-        allowed_hosts=[name for host in own for name in (host, f"{host}:*")],
-        allowed_origins=[f"http://{host}:*" for host in own],
+    return server.streamable_http_app(transport_security=known_as(["127.0.0.1", "localhost", "[::1]"]))
+
+
+def known_as(hosts: Sequence[str]) -> TransportSecuritySettings:
+    """Only these names may stand in a request's Host and Origin; with "*", any."""
+    return TransportSecuritySettings(
+        enable_dns_rebinding_protection="*" not in hosts,
+        allowed_hosts=[name for host in hosts for name in (host, f"{host}:*")],
+        allowed_origins=[f"http://{host}{port}" for host in hosts for port in ("", ":*")],
     )
-    return server.streamable_http_app(transport_security=security)
 
 
 class _Server(MCPServer[Any]):
     """Lists the newest memories among its resources."""
 
-    def __init__(self, memories: Memories) -> None:
+    def __init__(self, mine: Callable[[], Memories]) -> None:
         super().__init__("agentmem", title="agentmem", instructions=INSTRUCTIONS, version=version("agentmem-kv"))
-        self._memories = memories
+        self._mine = mine
 
     async def list_resources(self) -> list[Resource]:
         """The newest memories."""
-        newest = await run_sync(functools.partial(self._memories.list, limit=LISTED))
+        newest = await run_sync(functools.partial(self._mine().list, limit=LISTED))
         return [
             Resource(
                 uri=f"memory:///{quote(memory.id, safe='')}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from agentmem.errors import AgentMemError
-from agentmem.records import Message, Reply, Role, Scope
+from agentmem.records import Message, Reply, Role, Scope, ToolCall
 from agentmem.server.access import Admitted
 from agentmem.server.chat import event
 from agentmem.server.dialogue import CallItem, Extension, choose, to_messages
@@ -39,7 +39,7 @@ from agentmem.turns import ReplyStream, with_ids
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-_ID = re.compile(r"resp_([0-9a-f]{32})([0-9a-f]{32})")
+RESPONSE_ID = re.compile(r"resp_([0-9a-f]{32})([0-9a-f]{32})")
 _EVENTS = {"text/event-stream": {"schema": {"description": "Events of the Responses API."}}}
 
 
@@ -62,7 +62,6 @@ class Answer:
     def __init__(self, body: ResponseRequest, scope: Scope) -> None:
         self._body, self._scope, self._session = body, scope, ""
         self._turn = uuid4().hex
-        self._message = f"msg_{uuid4().hex}"
         self._head: dict[str, Any] = {}
 
     def begin(self, host: Host, session: str | None) -> ReplyStream:
@@ -112,10 +111,7 @@ class Answer:
     def whole(self, reply: Reply) -> ResponseObject:
         """All at once."""
         cut = reply.finish_reason in ("length", "cancelled")
-        output: list[OutputMessage | OutputCall] = []
-        if reply.text or not reply.tool_calls:
-            output.append(self._said(reply.text, "incomplete" if cut else "completed"))
-        output += [self._called(CallItem.of(call)) for call in reply.tool_calls]
+        output = items(self._turn, reply.text, reply.tool_calls, "incomplete" if cut else "completed")
         return ResponseObject(
             **self._head,
             status="incomplete" if cut else "completed",
@@ -131,7 +127,7 @@ class Answer:
         begun = ResponseObject(**self._head, status="in_progress")
         yield tell("response.created", response=begun)
         yield tell("response.in_progress", response=begun)
-        at = {"item_id": self._message, "output_index": 0, "content_index": 0}
+        at = {"item_id": message_id(self._turn), "output_index": 0, "content_index": 0}
         opened = False
         try:
             async for piece in serving.pieces():
@@ -156,16 +152,8 @@ class Answer:
                 yield line
         yield tell(f"response.{response.status}", response=response)
 
-    def _said(self, text: str, status: str) -> OutputMessage:
-        content = [OutputText(text=text)] if status != "in_progress" else []
-        return OutputMessage.model_validate({"id": self._message, "status": status, "content": content})
-
-    def _called(self, call: CallItem) -> OutputCall:
-        name, arguments = call.function.name, call.function.arguments
-        return OutputCall(id=f"fc_{uuid4().hex}", call_id=call.id, name=name, arguments=arguments)
-
     def _open(self, tell: _Teller, at: dict[str, Any]) -> Iterator[str]:
-        yield tell("response.output_item.added", output_index=0, item=self._said("", "in_progress"))
+        yield tell("response.output_item.added", output_index=0, item=_said(self._turn, "", "in_progress"))
         yield tell("response.content_part.added", **at, part=OutputText(text=""))
 
     def _close(self, tell: _Teller, at: dict[str, Any], item: OutputMessage, opened: bool) -> Iterator[str]:
@@ -175,6 +163,27 @@ class Answer:
         yield tell("response.output_text.done", **at, text=part.text, logprobs=[])
         yield tell("response.content_part.done", **at, part=part)
         yield tell("response.output_item.done", output_index=0, item=item)
+
+
+def message_id(turn: str) -> str:
+    """Id of the item with the words of an answer."""
+    return f"msg_{turn}"
+
+
+def items(turn: str, text: str, calls: Sequence[ToolCall], status: str) -> list[OutputMessage | OutputCall]:
+    """What the answer with this turn's id is made of. Ids follow from the turn, so they are the same later."""
+    said: list[OutputMessage | OutputCall] = [_said(turn, text, status)] if text or not calls else []
+    return said + [_called(turn, number, CallItem.of(call)) for number, call in enumerate(calls)]
+
+
+def _said(turn: str, text: str, status: str) -> OutputMessage:
+    content = [OutputText(text=text)] if status != "in_progress" else []
+    return OutputMessage.model_validate({"id": message_id(turn), "status": status, "content": content})
+
+
+def _called(turn: str, number: int, call: CallItem) -> OutputCall:
+    name, arguments = call.function.name, call.function.arguments
+    return OutputCall(id=f"fc_{turn}{number}", call_id=f"call_{turn}{number}", name=name, arguments=arguments)
 
 
 class _Teller:
@@ -212,7 +221,7 @@ def _find(host: Host, scope: Scope, id: str) -> tuple[str, str]:
     Raises:
         Failure: 404, there is none in this scope, or its words are no longer remembered.
     """
-    if found := _ID.fullmatch(id):
+    if found := RESPONSE_ID.fullmatch(id):
         memories = host.llm.memories(user=scope.user, agent=scope.agent)
         for turn in (found[2], found[1]):
             for memory in memories.list(limit=1, turns=[turn]):

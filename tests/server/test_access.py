@@ -128,7 +128,9 @@ def test_other_machines_are_let_in_with_keys_only() -> None:
 def test_a_page_in_a_browser_reaches_nothing(server: Running) -> None:
     with server.http() as http:
         # DNS rebinding: a name of the attacker's that leads to this machine.
-        assert http.get("/v1/models", headers={"Host": "attacker.example"}).status_code == 400
+        refused = http.get("/v1/models", headers={"Host": "attacker.example"})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["code"] == "unknown_host"
         for name in ("localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"):
             assert http.get("/v1/models", headers={"Host": name}).status_code == 200
         # A form or a beacon: no JSON, no preflight.

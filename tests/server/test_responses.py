@@ -144,6 +144,46 @@ def test_answers_of_others_are_not_found(locked: Running, keys: tuple[Path, dict
         }
 
 
+def test_an_answer_of_earlier_is_looked_at_and_forgotten(client: OpenAI, llm: MemoryLLM) -> None:
+    reply = client.responses.create(model=MODEL, input="My dog is called Biscuit.", user="stored")
+    mine: dict[str, Any] = {"extra_headers": {"X-Agentmem-User": "stored"}}
+    again = client.responses.retrieve(reply.id, **mine)
+    assert (again.id, again.status, again.model) == (reply.id, "completed", MODEL)
+    assert again.output == reply.output
+    assert again.output_text == reply.output_text
+    assert client.responses.retrieve(reply.id, extra_query={"user": "stored"}).id == reply.id
+    client.responses.delete(reply.id, **mine)
+    assert texts(llm, "stored") == ["My dog is called Biscuit."]  # what the user said is a memory of its own
+    for call in (client.responses.retrieve, client.responses.delete):
+        with pytest.raises(openai.NotFoundError) as caught:
+            call(reply.id, **mine)
+        assert caught.value.code == "not_found"
+
+
+def test_calls_of_an_earlier_answer_are_calls_again(client: OpenAI) -> None:
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+    tool = {"type": "function", "name": "look_up", "parameters": nothing, "strict": False}
+    asked: dict[str, Any] = {"model": MODEL, "input": "Look it up.", "tools": [tool], "tool_choice": "required"}
+    asked["max_output_tokens"] = 100
+    reply = client.responses.create(**asked, user="calls")
+    assert [item.type for item in reply.output] == ["function_call"]
+    again = client.responses.retrieve(reply.id, extra_query={"user": "calls"})
+    assert again.output == reply.output
+
+
+def test_answers_are_looked_at_and_forgotten_by_their_own_user_only(
+    locked: Running, keys: tuple[Path, dict[str, str]]
+) -> None:
+    ada, bob = (locked.openai(keys[1][name]) for name in ("ada", "bob"))
+    reply = ada.responses.create(model=MODEL, input="My dog is called Biscuit.")
+    for call in (bob.responses.retrieve, bob.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            call(reply.id)
+        with pytest.raises(openai.PermissionDeniedError):
+            call(reply.id, extra_headers={"X-Agentmem-User": "ada"})
+    assert ada.responses.retrieve(reply.id).output_text == reply.output_text
+
+
 @pytest.mark.parametrize(
     "change",
     [
