@@ -14,6 +14,7 @@ import typer
 import benchmarks.eviction
 import benchmarks.scale
 import benchmarks.scale_postgres
+import benchmarks.server_load
 import benchmarks.warm_load
 from agentmem.evaluation.result import Result
 from benchmarks.scripts import GROUPS
@@ -145,6 +146,12 @@ def scale_postgres(report: dict[str, Any]) -> str:
     )
 
 
+def server_load(report: dict[str, Any]) -> str:
+    """The benchmark of many users at one server as Markdown."""
+    rows = [benchmarks.server_load.cells(row) for row in report["rows"]]
+    return f"{origin(report)}\n\n{table(benchmarks.server_load.HEAD, rows)}\n\n{benchmarks.server_load.summary(report)}"
+
+
 def evaluation(report: dict[str, Any]) -> str:
     """What ``agentmem eval`` measured as Markdown."""
     result = Result(report["task"], report["settings"], report["rows"])
@@ -158,6 +165,7 @@ SECTIONS = {
     "eviction": eviction,
     "scale": scale,
     "scale_postgres": scale_postgres,
+    "server_load": server_load,
 }
 
 
