@@ -163,8 +163,8 @@ def summary(result: dict[str, Any]) -> str:
         f"in mid-stream, no error, nothing of another user. {times:.1f}"
         f" times the replies per second of one answer at a time ({one['seconds']:.0f} s). The secret was in "
         f"{many['right']} of {many['asked']} answers to the question for it. Told to stop under load, the server "
-        f"finished what it had begun and ended with exit code 0; killed under load, it had all {one['kept']} messages that "
-        "it had answered."
+        f"finished what it had begun and ended with exit code 0; killed under load, it had all {one['kept']} messages "
+        "that it had answered."
     )
 
 
