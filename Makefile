@@ -14,7 +14,7 @@ WORKERS := --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check test-newest test-oldest docs clean
+.PHONY: help demo test check test-newest test-oldest conformance docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test-oldest: $(VENV)/oldest.stamp ## the tests that touch transformers, with the
 	PYTHONPATH="$(OLDEST)" $(PIP) check
 	PYTHONPATH="$(OLDEST)" $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
 	PYTHONPATH="$(OLDEST)" $(BIN)/pytest $(WORKERS) $(OLDEST_TESTS)
+
+conformance: $(VENV)/dev.stamp ## the official MCP conformance tool against both servers; fetches it with npm
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/conformance node@22 @modelcontextprotocol/conformance@0.1.16
+	$(BIN)/python tests/server/mcp_conformance.py $(VENV)/conformance
 
 docs: $(VENV)/dev.stamp ## write docs/cli.md anew from the program's own help, and draw the pictures of docs/recipes.md
 	$(BIN)/python docs/build_cli.py

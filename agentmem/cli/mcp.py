@@ -23,7 +23,8 @@ def mcp(
 ) -> None:
     """Offer the memories of one user to an agent, over the Model Context Protocol.
 
-    The model is used to find memories by meaning, and to keep their attention KV; it writes no text.
+    The model is used to find memories by meaning, and to keep their attention KV; it writes no text. For other machines
+    and several users, `agentmem serve` has it at /mcp, behind its keys.
     """
     need("mcp", "mcp")
     from agentmem.server.mcp_server import http_app, make_mcp
@@ -34,7 +35,7 @@ def mcp(
             server.run("stdio")
             return
         need("server", "fastapi")
-        from agentmem.server.run import log_to_stderr, make_server
+        from agentmem.server.run import log_to_stderr, make_server, run
 
         log_to_stderr()
-        make_server(http_app(server), "127.0.0.1", port).run()
+        run(make_server(http_app(server), "127.0.0.1", port))
