@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+import benchmarks.batch_decode
 import benchmarks.eviction
 import benchmarks.scale
 import benchmarks.scale_postgres
@@ -146,6 +147,12 @@ def scale_postgres(report: dict[str, Any]) -> str:
     )
 
 
+def batch_decode(report: dict[str, Any]) -> str:
+    """The benchmark of answers decoded together as Markdown."""
+    rows = [benchmarks.batch_decode.cells(row, report["rows"][0]) for row in report["rows"]]
+    return f"{origin(report)}\n\n{table(benchmarks.batch_decode.HEAD, rows)}"
+
+
 def server_load(report: dict[str, Any]) -> str:
     """The benchmark of many users at one server as Markdown."""
     rows = [benchmarks.server_load.cells(row) for row in report["rows"]]
@@ -166,6 +173,7 @@ SECTIONS = {
     "scale": scale,
     "scale_postgres": scale_postgres,
     "server_load": server_load,
+    "batch_decode": batch_decode,
 }
 
 

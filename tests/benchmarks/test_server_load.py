@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from agentmem.records import Scope
 from agentmem.store import EmbedderId, Store
-from benchmarks import report, server_load
+from benchmarks import batch_decode, report, server_load
 from benchmarks.load_users import ASK, Crowd, Figures, User, secrets
 
 
@@ -72,3 +72,15 @@ def test_the_right_answer_is_counted() -> None:
 
     asyncio.run(asked())
     assert (crowd.figures.asked, crowd.figures.right) == (2, 1)
+
+
+def test_answers_decoded_together_are_measured(tmp_path: Path) -> None:
+    app, out = batch_decode.typer.Typer(), tmp_path / "decode.json"
+    app.command()(batch_decode.main)
+    options = ["--at-once", "1,3", "--tokens", "4", "--repeats", "2", "--out", str(out)]
+    done = CliRunner().invoke(app, options, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    result = json.loads(out.read_text())
+    assert [row["at_once"] for row in result["rows"]] == [1, 3]
+    assert all(0 < row["q1"] <= row["median"] <= row["q3"] for row in result["rows"])
+    assert "| 3 |" in report.batch_decode(result)
