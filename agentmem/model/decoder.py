@@ -85,18 +85,19 @@ class Decoder:
             for row in gone:
                 self._coming.remove(row)
             new = self._coming.popleft() if self._coming and len(self._rows) < ROWS else None
-        for row in recalled:
-            if row.settle() and row in self._together:
-                self._batch.read(self._together.index(row), row.reader.placed)
+            if new is not None:  # before anything can fail: who is nowhere would never be told
+                self._alone.append(new)
         gone += [row for row in self._rows if row.run.cancel.is_set() and not row.recalling]
         for row in gone:
             row.run.finish_reason = "cancelled"
             self._finish(row)
+        for row in recalled:
+            if row.settle() and row in self._together:
+                self._batch.read(self._together.index(row), row.reader.placed)
         for row in self._rows:
             if row.run.error is not None and not row.recalling:  # its recall failed
                 self._finish(row)
-        if new is not None:
-            self._alone.append(new)
+        if new is not None and new in self._alone:
             self._advance(new, first=True)
         self._gather()
         self._step()
