@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from agentmem import MemoryLLM
+from agentmem import MemoryLLM, Reply
 from agentmem.model.detokenise import Detokeniser
 from agentmem.recipes import Memory3, Parallel
 
@@ -48,6 +49,24 @@ def test_the_word_that_was_remembered_looks_at_its_memory(llm: MemoryLLM) -> Non
         if at <= token.start < at + len("Biscuit"):
             held = min(token.attention[id] for id in named)
             assert held > 2 * max(share for id, share in token.attention.items() if id not in named)
+
+
+def test_answers_that_are_decoded_together_keep_their_own(llm: MemoryLLM) -> None:
+    questions = ["What is my dog called?", "Where do I live?", "What is my sister called?"]
+
+    def ask(question: str) -> Reply:
+        return llm.conversation(user="ada").chat(question, remember=False)
+
+    alone = [ask(question) for question in questions]
+    with ThreadPoolExecutor(len(questions)) as threads:
+        together = list(threads.map(ask, questions))
+    for one, other in zip(alone, together, strict=True):
+        assert one.text == other.text
+        assert [(token.start, token.end) for token in one.tokens] == [
+            (token.start, token.end) for token in other.tokens
+        ]
+        for mine, theirs in zip(one.tokens, other.tokens, strict=True):
+            assert mine.attention == pytest.approx(theirs.attention, abs=1e-4)
 
 
 def test_shares_of_a_stretch_belong_to_what_was_read_then(tmp_path: Path, babbler: Path) -> None:
