@@ -19,7 +19,7 @@ from agentmem.model.sampling import Sampling
 from agentmem.reader import Recalled
 from agentmem.reads import attention_by_token, memories_read, tokens_read
 from agentmem.records import Memory, Message, Reply, Role, Scope, Usage
-from agentmem.store.known import ever_stored
+from agentmem.store.known import ever_stored, turns_noted
 from agentmem.text import check_text
 from agentmem.tools import CLOSE, OPEN, call_schemas, check_tools, offer
 from agentmem.turns import ReplyStream, TurnRequest, answer, branch, check_dialogue, said, with_ids, words
@@ -216,8 +216,7 @@ class Conversation:
         found = []
         for turn, chunks in turns.items():
             chunks.sort(key=lambda chunk: chunk.chunk_no)
-            text = "".join(chunk.text for chunk in chunks)
-            found.append((Message(role=chunks[0].role, content=text), turn))
+            found.append((Message(role=chunks[0].role, content=_text(chunks)), turn))
             if PREVIOUS in chunks[0].meta:
                 self._previous[turn] = str(chunks[0].meta[PREVIOUS])
             self._stored[turn] = [chunk.id for chunk in chunks]
@@ -226,11 +225,33 @@ class Conversation:
     def _known(self, request: TurnRequest) -> list[tuple[Message, str]]:
         """The dialogue so far with turn ids: each the hash of everything up to it, so a resent list keeps them."""
         if request.whole:
-            past = with_ids(request.messages, self.session)
-            self._recognise(past)
-            return past
+            return self.turns_of(request.messages)
         past = self._up_to(request.after)
         return [*past, *with_ids(request.messages, past[-1][1] if past else self._seed)]
+
+    def turns_of(self, messages: Sequence[Message]) -> list[tuple[Message, str]]:
+        """A whole dialogue with the ids of its turns: those that were stored before keep theirs, given ones included.
+
+        A reply whose id was given (``reply_turn``) is known by the turn that it follows, and by its words.
+        """
+        turns = with_ids(messages, self.session)
+        self._recognise(turns)
+        for at in range(1, len(turns)):
+            (message, turn), (_, before) = turns[at], turns[at - 1]
+            if message.role is Role.ASSISTANT and turn not in self._stored and (given := self._given(message, before)):
+                turns[at:] = [(message, given), *with_ids(messages[at + 1 :], given)]
+                self._recognise(turns[at:])
+        return turns
+
+    def _given(self, message: Message, before: str) -> str | None:
+        """Id of a stored reply with these words that follows the turn ``before``."""
+        here = Scope(user=self._handle.scope.user, agent=self._handle.scope.agent, session=self.session)
+        named = turns_noted(self._llm.store, here, PREVIOUS, before)
+        words: dict[str, list[Memory]] = {}
+        for memory in self._handle.list(limit=len(named) * RESUMED_CHUNKS, turns=named) if named else ():
+            words.setdefault(memory.turn, []).append(memory)
+        wanted = message.content.strip()
+        return next((turn for turn, chunks in words.items() if _text(chunks) == wanted), None)
 
     def _up_to(self, turn: str | None) -> list[tuple[Message, str]]:
         """The window's messages up to a turn of this session (None: the newest)."""
@@ -349,3 +370,8 @@ class Conversation:
             turn=turns[-1][1],
             notes=tuple(dict.fromkeys(notes)),
         )
+
+
+def _text(chunks: Sequence[Memory]) -> str:
+    """The words of a turn."""
+    return "".join(chunk.text for chunk in sorted(chunks, key=lambda chunk: chunk.chunk_no))

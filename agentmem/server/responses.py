@@ -21,7 +21,7 @@ from agentmem.errors import AgentMemError
 from agentmem.records import Message, Reply, Role, Scope, ToolCall
 from agentmem.server.access import Admitted
 from agentmem.server.chat import event
-from agentmem.server.dialogue import CallItem, Extension, choose, to_messages
+from agentmem.server.dialogue import CallItem, Extension, choose, session_of, to_messages
 from agentmem.server.failures import Failure, note
 from agentmem.server.responses_wire import (
     Incomplete,
@@ -72,7 +72,7 @@ class Answer:
         if body.previous_response_id is not None:
             self._session, after = _find(host, scope, body.previous_response_id)
         else:
-            self._session = session or f"resp-{uuid4().hex}"
+            self._session = session or session_of(messages)
         options: dict[str, Any] = {"temperature": body.temperature or 0.0}
         if body.top_p is not None:
             options["top_p"] = body.top_p
@@ -89,7 +89,7 @@ class Answer:
             **choose([tool.tool for tool in body.tools or ()], body.tool_choice),
             **options,
         )
-        asked = with_ids(messages, self._session if after is None else after)[-1][1]
+        asked = (conversation.turns_of(messages) if after is None else with_ids(messages, after))[-1][1]
         self._head = {
             "id": f"resp_{asked}{self._turn}",
             "created_at": int(time.time()),

@@ -10,7 +10,7 @@ from agentmem.records import Scope
 from agentmem.store.inputs import check_name
 from agentmem.store.places import find_place
 from agentmem.store.retry import retried
-from agentmem.store.schema import EventRow
+from agentmem.store.schema import EventRow, MemoryRow, Turn
 from agentmem.store.store import Store
 
 
@@ -28,3 +28,15 @@ def ever_stored(store: Store, scope: Scope, ids: Iterable[str]) -> set[str]:
         if place.session_id is not None:
             query = query.where(EventRow.session_id == place.session_id)
         return set(connection.scalars(query.distinct()))
+
+
+@retried
+def turns_noted(store: Store, scope: Scope, key: str, value: str) -> list[str]:
+    """Ids of the turns of this scope whose ``meta`` says this under the key, newest first; 100 at most."""
+    with store.database.read() as connection:
+        place = find_place(connection, scope)
+        if place is None:
+            return []
+        query = sa.select(Turn.uid).join(MemoryRow, MemoryRow.turn_id == Turn.id)
+        query = query.where(*place.conditions(), MemoryRow.chunk_no == 0, MemoryRow.meta[key].as_string() == value)
+        return list(connection.scalars(query.order_by(MemoryRow.id.desc()).limit(100)))

@@ -47,6 +47,31 @@ def test_only_what_is_new_is_sent(client: OpenAI, llm: MemoryLLM) -> None:
     assert third.usage.input_tokens_details.cached_tokens > 0
 
 
+@pytest.mark.parametrize("echo", ["items as they came", "words only"])
+def test_who_sends_the_whole_dialogue_each_time_is_not_remembered_twice(
+    client: OpenAI, llm: MemoryLLM, echo: str
+) -> None:
+    said: list[Any] = []
+    told = ["My dog is called Biscuit.", "I live in Oslo.", "What is my dog called?"]
+    for words in told:
+        said.append({"role": "user", "content": words})
+        answer = client.responses.create(model=MODEL, input=said, user=f"whole {echo}")
+        if echo == "words only":
+            said.append({"role": "assistant", "content": answer.output_text})
+        else:
+            said += [item.model_dump() for item in answer.output]
+    assert "Biscuit" in answer.output_text
+    found = texts(llm, f"whole {echo}")
+    assert [text for text in found if text in told] == told
+    assert len(found) == 6, found
+    # From any of the answers the dialogue goes on with what is new only, too.
+    more = client.responses.create(
+        model=MODEL, input="Where do I live?", previous_response_id=answer.id, user=f"whole {echo}"
+    )
+    assert len(texts(llm, f"whole {echo}")) == 8
+    assert more.previous_response_id == answer.id
+
+
 def test_a_dialogue_branches_where_it_is_told_to(client: OpenAI) -> None:
     first = client.responses.create(model=MODEL, input="Hello!", user="branches")
     say = {"model": MODEL, "user": "branches", "previous_response_id": first.id}
