@@ -30,6 +30,7 @@ def fill(store: Store) -> None:
         (memory,) = handle.add([new(f"a secret of {scope.user}", session="s", tags=("private",), id="one")])
         attach(handle, memory, b"k" * 1000)
         stored(handle, count=1)
+        store.log(scope).put("title", f"a note of {scope.user}")
 
 
 def content() -> list[str]:

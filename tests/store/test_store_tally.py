@@ -96,10 +96,11 @@ def test_a_store_without_totals_gets_them_when_it_is_opened(path: Path) -> None:
             stream.append(b"r" * 8, b"i" * 4)
             stream.commit(b"tail", 10, {})
         with store.write() as connection:  # as the revision before left it
-            for name in ("ix_memory_expires", "ix_memory_space_expires"):
+            for name in ("ix_memory_expires", "ix_memory_space_expires", "ix_event_time"):
                 connection.execute(sa.text(f"DROP INDEX {name}"))
-            connection.execute(sa.text("ALTER TABLE memory DROP COLUMN expires_us"))
-            for table in ("tally", "stream_record", "stream_tail"):
+            for table, column in (("memory", "expires_us"), ("memory_usage", "recent_reads")):
+                connection.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+            for table in ("tally", "stream_record", "stream_tail", "log_entry"):
                 connection.execute(sa.text(f"DROP TABLE {table}"))
             connection.execute(sa.text("UPDATE alembic_version SET version_num = '0003'"))
     assert opening.preflight(path) == "0003"
