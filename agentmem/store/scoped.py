@@ -192,7 +192,10 @@ class ScopedMemories:
         if max_memories is not None:
             check_int(max_memories, "max_memories", 0)
         unused_us = None if unused_for is None else check_age(unused_for)
-        with self._store.write() as connection:
+        if dry_run:
+            self._store.flush_uses()
+        # A look at what would go keeps no writer waiting.
+        with self._store.database.read() if dry_run else self._store.write() as connection:
             place = find_place(connection, self.scope)
             if place is None:
                 return PruneReport(dry_run=dry_run, pruned=(), freed_kv_bytes=0, kept=0)
@@ -206,7 +209,8 @@ class ScopedMemories:
                 unused_us=unused_us,
                 dry_run=dry_run,
             )
-        self._store.drain_trash()
+        if not dry_run:
+            self._store.drain_trash()
         return report
 
     def record_uses(self, uses: Iterable[tuple[str, float]], *, turn: str) -> None:
