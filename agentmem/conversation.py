@@ -7,22 +7,34 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from agentmem.errors import InvalidInput, NotFound
 from agentmem.memories import Memories
-from agentmem.model.constraint import choice_grammar, json_grammar
 from agentmem.model.generation import UNCHANGED, Generation, OnStride
+from agentmem.model.grammar import Rules
 from agentmem.model.sampling import Sampling
 from agentmem.reader import Recalled
 from agentmem.reads import attention_by_token, memories_read, tokens_read
 from agentmem.records import Memory, Message, Reply, Role, Scope, Usage
 from agentmem.store.known import ever_stored, turns_noted
 from agentmem.text import check_text
-from agentmem.tools import CLOSE, OPEN, call_schemas, check_tools, offer
-from agentmem.turns import ReplyStream, TurnRequest, answer, branch, check_dialogue, said, with_ids, words
+from agentmem.tools import check_choice, check_format, check_tools, grammar, stored_message
+from agentmem.turns import (
+    ReplyStream,
+    TurnRequest,
+    answer,
+    branch,
+    check_dialogue,
+    finished,
+    noted,
+    said,
+    with_ids,
+    words,
+)
 from agentmem.window import Window, fit
 from agentmem.writer import Turn, chunk_id
 
@@ -78,8 +90,8 @@ class Conversation:
         recent end is the window, everything older is read as memory, and what was stored before is not stored again.
 
         Options: ``max_new_tokens``, ``temperature`` (0 is greedy), ``top_p``, ``top_k_tokens``, ``seed``, ``stop``;
-        ``tools``, offered in OpenAI's form, and ``tool_choice``: "auto", "required", or the name of the one to call;
-        ``schema``, a JSON schema that the reply follows (it and a required call need the extra ``structured``);
+        ``tools``, ``tool_choice`` and ``response_format`` in OpenAI's form (a required call and JSON need the extra
+        ``structured``); with ``response_format`` and tools to choose from, the reply is either a call or follows it;
         ``after``, the ``Reply.turn`` of this session that the message (or the list, then of new messages only) follows;
         ``remember``, False to read memories and store nothing; ``reply_turn``, an id for the reply's turn, where it has
         to be known before the reply.
@@ -107,18 +119,17 @@ class Conversation:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: str = "auto",
-        schema: Mapping[str, Any] | None = None,
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: Mapping[str, Any] | None = None,
         after: str | None = None,
         remember: bool = True,
         reply_turn: str | None = None,
     ) -> ReplyStream:
         """``chat``, piece by piece. Bad input raises here, not at the first piece."""
         system, messages = check_dialogue(message, self.system)
-        offered = check_tools(tools)
-        if offered:
-            text = offer(offered, "" if system is None else system.content)
-            system = Message(role=Role.SYSTEM, content=text)
+        checked = check_tools(tools)
+        offered = () if tool_choice == "none" else checked
+        required, schema = check_choice(tool_choice, checked), check_format(response_format)
         sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k_tokens, seed=seed)
         limit = self._llm.max_new_tokens if max_new_tokens is None else max_new_tokens
         most = self._llm.model.max_positions - 1
@@ -137,24 +148,28 @@ class Conversation:
             max_new_tokens=limit,
             sampling=sampling,
             stop=stops,
-            tools=tuple(tool["function"]["name"] for tool in offered),
-            grammar=self._grammar(offered, tool_choice, schema),
+            tools=offered,
+            reader=self._llm.model.chat.answers(offered) if offered else None,
+            grammar=self._grammar(offered, required, schema),
             remember=remember,
             reply_turn=reply_turn,
         )
         return ReplyStream(self._turn(request, done), done, request)
 
-    def _grammar(self, tools: Sequence[Mapping[str, Any]], choice: str, schema: Mapping[str, Any] | None) -> str | None:
-        """What the reply has to follow, checked: a call of a tool, or a schema."""
-        if choice != "auto":
-            schemas = call_schemas(tools, None if choice == "required" else choice)
-            grammar = choice_grammar(schemas, f"{OPEN}\n", f"\n{CLOSE}")
-        elif schema is not None:
-            grammar = json_grammar(schema)
-        else:
-            return None
-        self._llm.model.grammars.check(grammar)
-        return grammar
+    def _grammar(
+        self,
+        offered: Sequence[Mapping[str, Any]],
+        required: Sequence[Mapping[str, Any]] | None,
+        schema: Mapping[str, Any] | None,
+    ) -> str | None:
+        """What the reply has to follow, checked: a call of a tool, a schema, or either."""
+        model = self._llm.model
+        either = required is None and schema is not None
+        rules = Rules(model.chat.token_id)
+        wanted = grammar(model.chat.form, rules, offered if either else required, schema if either else None)
+        if wanted is not None:
+            model.grammars.check(wanted)
+        return wanted
 
     # ------------------------------------------------------------------------------------------------ one turn
 
@@ -162,7 +177,8 @@ class Conversation:
         llm = self._llm
         with self._one_at_a_time():
             past = self._known(request)
-            window = fit(request.system, [message for message, _ in past], llm.model.chat.render, request.budget)
+            render = partial(llm.model.chat.render, tools=request.tools)
+            window = fit(request.system, [message for message, _ in past], render, request.budget)
             # What the window does not show must be memory before it is needed.
             if request.remember:
                 self._store(past if window.cut_characters else past[: len(past) - window.kept])
@@ -216,7 +232,7 @@ class Conversation:
         found = []
         for turn, chunks in turns.items():
             chunks.sort(key=lambda chunk: chunk.chunk_no)
-            found.append((Message(role=chunks[0].role, content=_text(chunks)), turn))
+            found.append((stored_message(chunks[0].role, _text(chunks)), turn))
             if PREVIOUS in chunks[0].meta:
                 self._previous[turn] = str(chunks[0].meta[PREVIOUS])
             self._stored[turn] = [chunk.id for chunk in chunks]
@@ -250,7 +266,7 @@ class Conversation:
         words: dict[str, list[Memory]] = {}
         for memory in self._handle.list(limit=len(named) * RESUMED_CHUNKS, turns=named) if named else ():
             words.setdefault(memory.turn, []).append(memory)
-        wanted = message.content.strip()
+        wanted = message.text.strip()
         return next((turn for turn, chunks in words.items() if _text(chunks) == wanted), None)
 
     def _up_to(self, turn: str | None) -> list[tuple[Message, str]]:
@@ -291,7 +307,7 @@ class Conversation:
         """Recall for the end of the newest message (and what was generated so far), without what the window shows."""
         shown = past[len(past) - window.kept :] if not window.cut_characters else []
         exclude = {id for _, turn in shown for id in self._stored.get(turn, ())}
-        wanted = f"{past[-1][0].content[-QUERY_CHARACTERS:]} {said}" if query is None else query
+        wanted = f"{past[-1][0].text[-QUERY_CHARACTERS:]} {said}" if query is None else query
         return self._llm.reader.recall(self._handle, wanted, exclude, current)
 
     def _recall_prompt(self, past: list[tuple[Message, str]], window: Window) -> tuple[list[int], list[Recalled]]:
@@ -329,7 +345,7 @@ class Conversation:
         for at, (message, id) in enumerate(turns):
             if id not in self._stored:
                 meta = {PREVIOUS: turns[at - 1][1]} if id == named else {}
-                new.append(Turn(message.role, message.content, self.session, id, meta=meta))
+                new.append(Turn(message.role, message.text, self.session, id, meta=meta))
         for memory in self._llm.writer.write(self._handle, new):
             self._stored.setdefault(memory.turn, []).append(memory.id)
 
@@ -342,11 +358,11 @@ class Conversation:
         generation: Generation,
     ) -> Reply:
         """Store the turn and the reply, credit the memories that were read, and move the window on."""
-        text, calls = answer(generation, request)
+        given = answer(generation, request)
         attention = attention_by_token(recalls, generation)
         reads = memories_read(recalls, attention)
-        turns = [*past, *said(text, calls, past[-1][1], request)]
-        notes = [note for recalled in recalls for note in recalled.notes]
+        turns = [*past, *said(given, past[-1][1], request)]
+        notes = [*noted(given), *(note for recalled in recalls for note in recalled.notes)]
         if window.cut_characters:
             readable = "readable as memory only" if request.remember else "not read"
             notes.append(
@@ -357,11 +373,11 @@ class Conversation:
             self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
             self._past, self._resume = turns[-(window.kept + 1) :], False
         return Reply(
-            text=text,
-            tool_calls=calls,
+            text=given.text,
+            tool_calls=given.calls,
             memories=tuple(reads),
-            tokens=tokens_read(attention, generation, text),
-            finish_reason="tool_calls" if calls else generation.finish_reason,
+            tokens=tokens_read(attention, generation, given.text),
+            finish_reason=finished(given, generation.finish_reason),
             usage=Usage(
                 prompt_tokens=len(window.prompt),
                 completion_tokens=len(generation.token_ids),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
+from uuid import uuid4
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_SEGMENT = 256
 """Longest scope segment, in characters."""
@@ -154,14 +157,131 @@ class Usage(Record):
     memory_tokens: int
 
 
-FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
+FinishReason = Literal["stop", "length", "cancelled", "tool_calls", "broken_call"]
+"""``broken_call``: it began to call a tool, but wrote no call of one that was offered; ``text`` has all of it."""
+
+
+def _content(value: object) -> object:
+    """The text of OpenAI's ``content``: a str, a list of text parts, or nothing. Bytes are not text."""
+    if value is None:
+        return ""
+    if isinstance(value, (bytes, bytearray)):
+        raise ValueError("content is bytes; decode them to a str first, or say in words what they are")
+    if not isinstance(value, (list, tuple)):
+        return value
+    texts = []
+    for part in value:
+        if (
+            not isinstance(part, Mapping)
+            or part.get("type") not in _TEXT_PARTS
+            or not isinstance(part.get("text"), str)
+        ):
+            raise ValueError("a part of content must be {'type': 'text', 'text': ...}: the model reads text only")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _arguments(value: object) -> object:
+    """Arguments as an object; OpenAI's form has them as JSON text."""
+    if not isinstance(value, (str, type(None))):
+        return value
+    try:
+        return json.loads(value or "{}")
+    except (ValueError, RecursionError):
+        raise ValueError("the arguments of a tool call must be a JSON object") from None
+
+
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    """Arguments, if JSON can hold them, and UTF-8 can hold that."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the arguments of a tool call must be plain JSON: {type(error).__name__}") from None
+    return value
+
+
+_TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 class ToolCall(Record):
-    """One call that the model asks for: a tool's name and its arguments."""
+    """One call of a tool: its id, the tool's name, and the arguments.
 
-    name: str
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    OpenAI's nested form is understood as well: ``{"id", "type", "function": {"name", "arguments"}}``, with arguments as
+    JSON text or as an object.
+    """
+
+    id: str = Field(default_factory=lambda: f"call_{uuid4().hex}")
+    """Names the call, so that a ``tool`` message can answer it; one is made up where none is given."""
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    arguments: Annotated[dict[str, Any], BeforeValidator(_arguments), AfterValidator(_json)] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        flat = dict(value)
+        if flat.pop("type", "function") != "function":
+            raise ValueError("a tool call has the type 'function'")
+        if isinstance(flat.get("function"), Mapping):
+            flat.update(flat.pop("function"))
+        return {key: part for key, part in flat.items() if part is not None and key != "index"}
+
+    @property
+    def text(self) -> str:
+        """The call in words: a line of its own at the end of its turn, as it is stored and remembered."""
+        return f"Calling {self.name} with {json.dumps(self.arguments, ensure_ascii=False)}"
+
+    def openai(self) -> dict[str, Any]:
+        """The call in OpenAI's form, its arguments as JSON text."""
+        arguments = json.dumps(self.arguments, ensure_ascii=False)
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
+
+
+class Message(Record):
+    """One message of a dialogue. Dicts of OpenAI's chat form are understood as they are.
+
+    ``content`` may be given as a str, as a list of text parts, or as None; ``tool_calls`` in either form of
+    ``ToolCall``; the role ``developer`` is ``system``. Fields without a value are passed over; others that are not
+    known are refused.
+    """
+
+    role: Role
+    content: Annotated[str, BeforeValidator(_content)] = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What an assistant's turn calls."""
+    tool_call_id: str | None = None
+    """Of a ``tool`` message: the call that it answers. Without one, the first call that has no answer yet."""
+    name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _openai(cls, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        given = {key: part for key, part in value.items() if part is not None and (key in cls.model_fields or part)}
+        return {**given, "role": "system"} if given.get("role") == "developer" else given
+
+    @model_validator(mode="after")
+    def _only_assistants_call(self) -> Message:
+        if self.tool_calls and self.role is not Role.ASSISTANT:
+            raise ValueError(f"only an assistant's message has tool_calls, not one of role {self.role.value!r}")
+        return self
+
+    @property
+    def text(self) -> str:
+        """Everything that the message says, calls included: what is stored of it."""
+        return "\n".join([*([self.content] if self.content.strip() else []), *(call.text for call in self.tool_calls)])
+
+    def openai(self) -> dict[str, Any]:
+        """The message in OpenAI's chat form."""
+        calls = [call.openai() for call in self.tool_calls]
+        plain: dict[str, Any] = {"role": self.role.value, "content": self.content or (None if calls else "")}
+        if calls:
+            plain["tool_calls"] = calls
+        return plain | {k: v for k in ("tool_call_id", "name") if (v := getattr(self, k)) is not None}
 
 
 class Reply(Record):
@@ -179,16 +299,12 @@ class Reply(Record):
     turn: str = ""
     """Id of the dialogue's last turn, this reply's own unless it is empty: ``chat(..., after=turn)`` goes on there."""
     notes: tuple[str, ...] = ()
-    """Anything that a user should know: KV rebuilt, text cut from the window, an index re-embedded."""
+    """Anything that a user should know: KV rebuilt, text cut from the window, an index re-embedded, a broken call."""
 
-
-class Message(Record):
-    """One message of a dialogue, in OpenAI-chat form."""
-
-    role: Role
-    content: str
-    name: str | None = None
-    tool_call_id: str | None = None
+    @property
+    def message(self) -> Message:
+        """The reply as a message, to put behind the others of a list."""
+        return Message(role=Role.ASSISTANT, content=self.text, tool_calls=self.tool_calls)
 
 
 class LogEntry(Record):

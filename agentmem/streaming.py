@@ -18,7 +18,8 @@ from agentmem.model.generation import Generation
 from agentmem.model.stream import Stream
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
 from agentmem.store import StoredStream
-from agentmem.turns import TurnRequest, answer, said, words
+from agentmem.tools import stored_message
+from agentmem.turns import TurnRequest, answer, finished, noted, said, words
 
 if TYPE_CHECKING:
     from agentmem.llm import MemoryLLM
@@ -90,7 +91,7 @@ class StreamConversation(Conversation):
             if len(turns) == len(fed) or turns[: len(fed)] != fed:
                 self._restart()
             try:
-                prompt = self._catch_up(request.system, past[len(self._fed) :])
+                prompt = self._catch_up(request, past[len(self._fed) :])
                 if len(prompt) > 1:
                     self._running.feed(prompt[:-1])
                 return past, prompt
@@ -107,7 +108,7 @@ class StreamConversation(Conversation):
         assert self._stream is not None
         return self._stream
 
-    def _catch_up(self, system: Message | None, new: Sequence[tuple[Message, str]]) -> list[int]:
+    def _catch_up(self, request: TurnRequest, new: Sequence[tuple[Message, str]]) -> list[int]:
         """Feed all turns up to the last reply among them. Returns the ids of what is to be answered."""
         stream, chat = self._running, self._llm.model.chat
         waiting: list[Message] = []
@@ -115,7 +116,7 @@ class StreamConversation(Conversation):
         def rendered() -> list[int]:
             if stream.n_tokens:
                 return [*self._unfed, *chat.render_next(waiting)]
-            return chat.render(waiting if system is None else [system, *waiting])
+            return chat.render(waiting if request.system is None else [request.system, *waiting], request.tools)
 
         for message, turn in new:
             if message.role is not Role.ASSISTANT or (not waiting and not stream.n_tokens):
@@ -125,7 +126,7 @@ class StreamConversation(Conversation):
             if waiting:
                 stream.feed(rendered(), last_alone=True)
             self._fed.append((turn, stream.n_tokens))
-            stream.feed(chat.said(message.content))
+            stream.feed(chat.said(message))
             self._unfed, waiting = [], []
         return rendered()
 
@@ -139,8 +140,8 @@ class StreamConversation(Conversation):
     ) -> Reply:
         """Store the turn and the reply, then the stream that holds both."""
         stream = self._running
-        text, calls = answer(generation, request)
-        turns = [*past, *said(text, calls, past[-1][1], request)]
+        given = answer(generation, request)
+        turns = [*past, *said(given, past[-1][1], request)]
         self._unfed = generation.token_ids[max(0, stream.n_tokens - at) :]
         if len(turns) > len(past):
             self._fed.append((turns[-1][1], at))
@@ -149,13 +150,13 @@ class StreamConversation(Conversation):
         reads = self._reads(stream.counted_reads())
         self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
         self._commit()
-        notes, self._notes = tuple(self._notes), []
+        notes, self._notes = (*self._notes, *noted(given)), []
         blocks = {block for heads in stream.retrieved.values() for head in heads for block in head}
         return Reply(
-            text=text,
-            tool_calls=calls,
+            text=given.text,
+            tool_calls=given.calls,
             memories=tuple(reads),
-            finish_reason="tool_calls" if calls else generation.finish_reason,
+            finish_reason=finished(given, generation.finish_reason),
             usage=Usage(
                 prompt_tokens=len(prompt),
                 completion_tokens=len(generation.token_ids),
@@ -250,7 +251,7 @@ class StreamConversation(Conversation):
         told = {turn: chunks[0].meta.get(PREVIOUS) for turn, chunks in turns.items()}
         self._previous = {turn: str(previous) for turn, previous in told.items() if previous is not None}
         return [
-            (Message(role=chunks[0].role, content="".join(chunk.text for chunk in _in_order(chunks))), turn)
+            (stored_message(chunks[0].role, "".join(chunk.text for chunk in _in_order(chunks))), turn)
             for turn, chunks in turns.items()
         ]
 

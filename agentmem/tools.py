@@ -1,144 +1,165 @@
-"""Tools of an agent loop, as text: how they are offered to the model, and how its calls are written and read.
+"""What a turn is asked with beside its messages, in OpenAI's form: tools, which one to call, the form of the answer.
 
-One form for every model: the one of the Hermes and Qwen templates. The tools stand in the system text; a call is a JSON
-object between ``<tool_call>`` and ``</tool_call>`` in the answer. A turn that calls tools is stored as that text, so a
-memory of it is words like any other.
+A turn that calls tools is stored as its words and then a line ``Calling <name> with <arguments>`` for each call, so a
+memory of it is words like any other. What the model reads in its window is its own family's form (``model.calls``).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentmem.errors import InvalidInput
-from agentmem.records import ToolCall
+from agentmem.model.calls import CallForm
+from agentmem.model.grammar import Rules
+from agentmem.records import Message, Role, ToolCall
 from agentmem.text import check_characters
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+Tool = Mapping[str, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_BLOCK = re.compile(rf"{OPEN}(.*?)(?:{CLOSE}|\Z)", re.DOTALL)
-_OFFER = """# Tools
-
-Each line between <tools> and </tools> describes a function that you can call:
-<tools>
-{tools}
-</tools>
-
-To call a function, answer with its name and arguments as a JSON object within the tags <tool_call> and </tool_call>:
-<tool_call>
-{{"name": <function-name>, "arguments": <args-json-object>}}
-</tool_call>"""
+_CALLED = re.compile(r"Calling ([A-Za-z0-9_.-]{1,64}) with (\{.*\})")
 
 
-def check_tools(tools: object) -> tuple[Mapping[str, Any], ...]:
-    """Tools in OpenAI's form: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+def check_tools(tools: object) -> tuple[dict[str, Any], ...]:
+    """Tools of OpenAI's form: ``{"type": "function", "function": {"name", "description", "parameters"}}``.
+
+    They come back in the order of their names, with the same keys in the same order each time: the same set of tools is
+    the same prompt, whoever lists it.
 
     Raises:
-        InvalidInput: something else, or a name that is used twice.
+        InvalidInput: something else, parameters that are no schema of an object, or a name that is used twice.
     """
-    if not isinstance(tools, Sequence) or isinstance(tools, str):
+    if not isinstance(tools, Sequence) or isinstance(tools, (str, bytes)):
         raise InvalidInput(f"tools must be a list, not {type(tools).__name__}")
-    names: set[str] = set()
+    found: dict[str, dict[str, Any]] = {}
     for tool in tools:
         function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("parameters", {}), Mapping):
+        if not isinstance(function, Mapping):
             raise InvalidInput("a tool has the form {'type': 'function', 'function': {'name': ..., 'parameters': {}}}")
         name = function.get("name")
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in names:
-            raise InvalidInput(
-                f"a tool needs a name of its own, of 1 to 64 letters, digits, '_', '-', '.', not {name!r}"
-            )
-        names.add(name)
-    return tuple(tools)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise InvalidInput(f"a tool needs a name of 1 to 64 letters, digits, '_', '-', '.', not {name!r:.80}")
+        if name in found:
+            raise InvalidInput(f"two tools have the name {name!r}; give each its own")
+        found[name] = {
+            "type": "function",
+            "function": {
+                "name": name,
+                "description": _described(function.get("description"), name),
+                "parameters": _parameters(function.get("parameters"), name),
+            },
+        }
+    return tuple(found[name] for name in sorted(found))
 
 
-def offer(tools: Sequence[Mapping[str, Any]], system: str = "") -> str:
-    """The system text that offers the tools, behind the system text that there is.
-
-    Raises:
-        InvalidInput: a tool that is no plain JSON.
-    """
-    try:
-        lines = "\n".join(json.dumps(tool, ensure_ascii=False, allow_nan=False) for tool in tools)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"tools must be plain JSON: {error}") from None
-    text = _OFFER.format(tools=check_characters(lines, "tools"))
-    return f"{system}\n\n{text}" if system else text
+def _described(description: object, name: str) -> str:
+    if description is not None and not isinstance(description, str):
+        raise InvalidInput(f"the description of the tool {name!r} must be a str, not {type(description).__name__}")
+    return check_characters(description or "", f"the description of the tool {name!r}")
 
 
-def call_schemas(tools: Sequence[Mapping[str, Any]], name: str | None = None) -> list[dict[str, Any]]:
-    """JSON schemas of a call of each tool, or of the one of this name.
-
-    Raises:
-        InvalidInput: there is no tool of this name.
-    """
-    functions = [tool["function"] for tool in tools if name in (None, tool["function"]["name"])]
-    if not functions:
-        raise InvalidInput(f"there is no tool {name!r} to be called; the tools are those of this request")
-    schemas = []
-    for function in functions:
-        arguments = dict(function.get("parameters") or {"type": "object"})
-        # References in a schema begin at its root, which is the call's from here on.
-        roots = {key: arguments.pop(key) for key in ("$defs", "definitions") if key in arguments}
-        schemas.append(
-            {
-                "type": "object",
-                "properties": {"name": {"const": function["name"]}, "arguments": arguments},
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-                **roots,
-            }
+def _parameters(parameters: object, name: str) -> dict[str, Any]:
+    """The schema as plain JSON, with what every chat template looks for."""
+    if parameters is None:
+        parameters = {}
+    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+        raise InvalidInput(
+            f"the parameters of the tool {name!r} must be the JSON schema of an object, {{'type': 'object', "
+            f"'properties': ...}}, not {parameters!r:.80}"
         )
-    return schemas
+    if not isinstance(parameters.get("properties", {}), Mapping):
+        raise InvalidInput(f"the properties of the tool {name!r} must map names to schemas")
+    try:
+        text = json.dumps({"type": "object", "properties": {}, **parameters}, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"the parameters of the tool {name!r} must be plain JSON: {error}") from None
+    plain: dict[str, Any] = json.loads(check_characters(text, f"the parameters of the tool {name!r}"))
+    return plain
 
 
-def call_text(text: str, calls: Sequence[ToolCall]) -> str:
-    """An assistant's words and calls as one text: how such a turn is stored, and how the model wrote it."""
-    blocks = [
-        f"{OPEN}\n{json.dumps({'name': call.name, 'arguments': call.arguments}, ensure_ascii=False)}\n{CLOSE}"
-        for call in calls
-    ]
-    return "\n".join([text.strip(), *blocks] if text.strip() else blocks)
+def check_choice(choice: object, tools: Sequence[Tool]) -> tuple[Tool, ...] | None:
+    """Of which tools one has to be called: all of them for "required", the named one; None: it is the model's choice.
 
+    ``choice`` is OpenAI's: "auto", "none", "required", or ``{"type": "function", "function": {"name": ...}}``.
 
-def read_calls(text: str, names: Iterable[str] | None) -> tuple[str, tuple[ToolCall, ...]]:
-    """The words and the calls of an answer; an answer with anything that is no call of a known tool is all words.
-
-    ``names`` None: any tool is known, for an answer whose tools are not.
+    Raises:
+        InvalidInput: something else, or a tool that is not there.
     """
-    known = None if names is None else set(names)
-    calls = []
-    for block in _BLOCK.findall(text):
+    if choice in ("auto", "none"):
+        return None
+    if choice == "required":
+        if not tools:
+            raise InvalidInput("tool_choice is 'required', and there are no tools; give some")
+        return tuple(tools)
+    function = choice.get("function") if isinstance(choice, Mapping) and choice.get("type") == "function" else None
+    if not isinstance(function, Mapping):
+        raise InvalidInput(
+            "tool_choice must be 'auto', 'none', 'required' or {'type': 'function', 'function': {'name': ...}}, not "
+            f"{choice!r:.80}"
+        )
+    named = tuple(tool for tool in tools if tool["function"]["name"] == function.get("name"))
+    if not named:
+        raise InvalidInput(f"tool_choice names {function.get('name')!r:.80}, which is no tool of this request")
+    return named
+
+
+def check_format(response_format: object) -> Mapping[str, Any] | None:
+    """The JSON schema that OpenAI's ``response_format`` asks for; None: text of any kind.
+
+    ``response_format`` is ``{"type": "text"}``, ``{"type": "json_object"}`` or ``{"type": "json_schema", "json_schema":
+    {"name": ..., "schema": {...}}}``.
+
+    Raises:
+        InvalidInput: something else.
+    """
+    if response_format is None:
+        return None
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "object"}
+    named = response_format.get("json_schema") if isinstance(response_format, Mapping) else None
+    schema = named.get("schema", {}) if isinstance(named, Mapping) else None
+    if kind != "json_schema" or not isinstance(schema, Mapping):
+        raise InvalidInput(
+            "response_format must be {'type': 'text'}, {'type': 'json_object'} or {'type': 'json_schema', "
+            f"'json_schema': {{'name': ..., 'schema': {{...}}}}}}, not {response_format!r:.80}"
+        )
+    return schema
+
+
+def grammar(
+    form: CallForm, rules: Rules, called: Sequence[Tool] | None, schema: Mapping[str, Any] | None
+) -> str | None:
+    """What an answer has to follow: one call of these tools, a JSON value, either of both; None: nothing.
+
+    Raises:
+        InvalidInput: a schema is no plain JSON.
+    """
+    ways = []
+    for tool in called or ():
+        function = tool["function"]
+        ways.append(rules.add(form.grammar(function["name"], function["parameters"], rules)))
+    if schema is not None:
+        ways.append(rules.json(schema, spaced=False))
+    return rules.grammar(" | ".join(ways)) if ways else None
+
+
+def stored_message(role: Role, text: str) -> Message:
+    """The message of which this text was stored: an assistant's calls stand in lines of their own at its end."""
+    calls: list[ToolCall] = []
+    lines = text.split("\n") if role is Role.ASSISTANT else []
+    while lines and (called := _CALLED.fullmatch(lines[-1])):
         try:
-            value = json.loads(block)
+            call = ToolCall(name=called[1], arguments=called[2])  # type: ignore[arg-type]  # JSON text is understood
         except ValueError:
-            return text, ()
-        arguments = value.get("arguments", {}) if isinstance(value, dict) else None
-        name = value.get("name") if isinstance(value, dict) else None
-        if not isinstance(arguments, dict) or not isinstance(name, str) or (known is not None and name not in known):
-            return text, ()
-        calls.append(ToolCall(name=name, arguments=arguments))
-    return (_BLOCK.sub("", text).strip(), tuple(calls)) if calls else (text, ())
-
-
-def words_only(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces up to where a call begins. What could be the beginning of one is held back until it is none."""
-    held, calling = "", False
-    for piece in pieces:
-        if calling:  # the rest is generated to its end, and not shown
-            continue
-        held += piece
-        calling = OPEN in held
-        if calling:
-            shown, held = held.partition(OPEN)[0].rstrip(), ""
-        else:
-            begun = next((n for n in range(len(OPEN) - 1, 0, -1) if held.endswith(OPEN[:n])), 0)
-            shown = held[: len(held) - begun].rstrip()  # white space before a call is no part of the words
-            held = held[len(shown) :]
-        if shown:
-            yield shown
-    if held:
-        yield held
+            break
+        if call.text != lines[-1]:  # something alike that was said
+            break
+        calls.insert(0, call)
+        lines.pop()
+    return Message(role=role, content="\n".join(lines) if calls else text, tool_calls=tuple(calls))

@@ -11,11 +11,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentmem.errors import InvalidInput
+from agentmem.model.calls import Answer, AnswerReader
 from agentmem.model.generation import Generation
 from agentmem.model.sampling import Sampling
-from agentmem.records import Message, Reply, Role, ToolCall
-from agentmem.text import check_text
-from agentmem.tools import call_text, read_calls, words_only
+from agentmem.records import FinishReason, Message, Reply, Role
+from agentmem.text import check_characters, check_text
+
+NOTHING = "(nothing)"
+"""What stands for a tool's result without any text."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,10 @@ class TurnRequest:
     max_new_tokens: int
     sampling: Sampling
     stop: tuple[str, ...]
-    tools: tuple[str, ...] = ()
-    """Names of the tools that the system text offers."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """What is offered to be called."""
+    reader: AnswerReader | None = None
+    """Reads answers that may call tools; None: there are none."""
     grammar: str | None = None
     """What the reply has to follow."""
     remember: bool = True
@@ -87,33 +92,45 @@ class ReplyStream:
 def check_dialogue(
     message: str | Sequence[Message | dict[str, Any]], system: Message | None
 ) -> tuple[Message | None, list[Message]]:
-    """The system message (``system`` unless the list begins with one) and the other messages.
+    """The system message (``system`` unless the list has its own) and the other messages.
+
+    System texts are joined in front, wherever they stand. An assistant's turns without a word or a call are left out, a
+    tool's result without a word is "(nothing)".
 
     Raises:
         InvalidInput: no text that can be stored, or no list of messages.
     """
     if isinstance(message, str):
         return system, [Message(role=Role.USER, content=check_text(message, "message"))]
-    if not isinstance(message, Sequence) or not message:
+    if not isinstance(message, Sequence) or isinstance(message, (bytes, bytearray)) or not message:
         raise InvalidInput(f"message must be a str or a non-empty list of messages, not {message!r:.80}")
-    try:
-        messages = [m if isinstance(m, Message) else Message.model_validate(m) for m in message]
-    except ValidationError as error:
-        raise InvalidInput(f"a message is not in the form {{'role': ..., 'content': ...}}: {error}") from error
-    for m in messages:
-        check_text(m.content, f"content of a {m.role} message")
-    if messages[0].role is Role.SYSTEM:
-        system, *messages = messages
-    if not messages or any(m.role is Role.SYSTEM for m in messages):
-        raise InvalidInput(
-            "a message list has at most one system message, at its start, and at least one other message"
-        )
-    return system, messages
+    heads: list[str] = []
+    said: list[Message] = []
+    for number, given in enumerate(message):
+        try:
+            m = given if isinstance(given, Message) else Message.model_validate(given)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(step) for step in first["loc"])
+            raise InvalidInput(
+                f"message {number} is not in the form {{'role': ..., 'content': ...}}: {where}: {first['msg']}"
+            ) from None
+        blank = not m.content.strip()
+        if m.role is Role.SYSTEM:
+            heads += [] if blank else [check_characters(m.content, "content of a system message")]
+        elif m.role is Role.TOOL and blank:
+            said.append(m.model_copy(update={"content": NOTHING}))
+        elif m.role is not Role.ASSISTANT or m.text:
+            check_text(m.text, f"content of a {m.role} message")
+            said.append(m)
+    if not said:
+        raise InvalidInput("there is no message to answer: the list has only system messages, or words of nobody")
+    return (Message(role=Role.SYSTEM, content="\n\n".join(heads)) if heads else system), said
 
 
 def next_id(previous: str, message: Message) -> str:
     """A turn's id: the chained hash of the dialogue up to it, 128 bits in hex."""
-    return hashlib.sha256(f"{previous}\x00{message.role}\x00{message.content.strip()}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{previous}\x00{message.role}\x00{message.text.strip()}".encode()).hexdigest()[:32]
 
 
 def with_ids(messages: Iterable[Message], at: str) -> list[tuple[Message, str]]:
@@ -162,20 +179,31 @@ def without_leading_space(pieces: Iterable[str]) -> Iterator[str]:
 
 def words(generation: Iterable[str], request: TurnRequest) -> Iterator[str]:
     """What is shown of an answer as it is generated: with tools, its words up to where it calls one."""
-    pieces = without_leading_space(generation)
-    return words_only(pieces) if request.tools else pieces
+    return without_leading_space(generation) if request.reader is None else request.reader.words(generation)
 
 
-def answer(generation: Generation, request: TurnRequest) -> tuple[str, tuple[ToolCall, ...]]:
-    """The words of a finished answer, and the tools that it calls."""
+def answer(generation: Generation, request: TurnRequest) -> Answer:
+    """A finished answer: its words, and the tools that it calls."""
     text = generation.text.strip()
-    return read_calls(text, request.tools) if request.tools else (text, ())
+    return Answer(text) if request.reader is None else request.reader.read(text)
 
 
-def said(text: str, calls: Sequence[ToolCall], before: str, request: TurnRequest) -> list[tuple[Message, str]]:
+def finished(answer: Answer, reason: FinishReason) -> FinishReason:
+    """Why the reply ended, when its generation ended for this reason."""
+    if answer.calls:
+        return "tool_calls"
+    return "broken_call" if answer.problem and reason == "stop" else reason
+
+
+def noted(answer: Answer) -> list[str]:
+    """What is to be said about an answer."""
+    return [f"what looks like a call of a tool is none: {answer.problem}"] if answer.problem else []
+
+
+def said(answer: Answer, before: str, request: TurnRequest) -> list[tuple[Message, str]]:
     """The assistant's turn behind the turn ``before``, with its id; none when nothing was said."""
-    content = call_text(text, calls)
-    if not content:
+    message = Message(role=Role.ASSISTANT, content=answer.text, tool_calls=answer.calls)
+    if not message.text:
         return []
-    turns = with_ids([Message(role=Role.ASSISTANT, content=content)], before)
+    turns = with_ids([message], before)
     return turns if request.reply_turn is None else [(turns[0][0], request.reply_turn)]

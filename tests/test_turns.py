@@ -1,24 +1,14 @@
-"""What a server needs of a conversation: resent lists, going on behind a turn, tools, and stopping from elsewhere."""
+"""What a server needs of a conversation: resent lists, going on behind a turn, and stopping from elsewhere."""
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import agentmem.tools
-from agentmem import InvalidInput, MemoryLLM, Message, NotFound, Role, ToolCall
-from agentmem.llm import bundled_model
-from agentmem.tools import call_text, check_tools, offer, read_calls, words_only
+from agentmem import MemoryLLM, Message, NotFound, Role
 from agentmem.turns import branch, with_ids
-
-ADD = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
-CALL = ToolCall(name="add", arguments={"a": 4, "b": "fünf"})
 
 
 @pytest.fixture(scope="module")
@@ -136,106 +126,3 @@ def test_another_thread_stops_a_reply(llm: MemoryLLM) -> None:
     assert stream.reply.finish_reason in {"cancelled", "stop"}
     assert "".join(pieces).strip() == stream.reply.text
     assert any(memory.text == "Tell me about your day." for memory in conversation.memories.list())
-
-
-# --------------------------------------------------------------------------------------------------------------- tools
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        "add",
-        [1],
-        [{"type": "web_search"}],
-        [{"type": "function", "function": {"name": "no space"}}],
-        [{"type": "function", "function": {"name": "add", "parameters": []}}],
-        [ADD, ADD],
-    ],
-)
-def test_tools_of_another_form_are_refused(bad: Any) -> None:
-    with pytest.raises(InvalidInput):
-        check_tools(bad)
-
-
-def test_the_offer_stands_behind_the_system_text_and_is_json() -> None:
-    text = offer([ADD], "Be brief.")
-    assert text.startswith("Be brief.\n\n# Tools")
-    assert json.loads(text.partition("<tools>\n")[2].partition("\n</tools>")[0]) == ADD
-    with pytest.raises(InvalidInput, match="plain JSON"):
-        offer([{"parameters": {1, 2}}])
-
-
-def test_calls_survive_being_written_and_read() -> None:
-    assert read_calls(call_text("Let me see.", [CALL, CALL]), ["add"]) == ("Let me see.", (CALL, CALL))
-    assert read_calls(call_text("", [CALL]), ["add"]) == ("", (CALL,))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "no call",
-        "<tool_call>{broken</tool_call>",
-        '<tool_call>{"name": "other", "arguments": {}}</tool_call>',
-        '<tool_call>{"name": "add", "arguments": 3}</tool_call>',
-        "<tool_call>[]</tool_call>",
-        call_text("", [CALL]) + "\n<tool_call>{",
-    ],
-)
-def test_what_is_no_call_stays_text(text: str) -> None:
-    assert read_calls(text, ["add"]) == (text, ())
-
-
-@pytest.mark.parametrize("size", [1, 3, 7, 1000])
-def test_a_call_is_not_shown_while_it_is_generated(size: int) -> None:
-    def cut(text: str) -> list[str]:
-        return [text[at : at + size] for at in range(0, len(text), size)]
-
-    assert "".join(words_only(cut("A < b. \n" + call_text("", [CALL])))) == "A < b."
-    assert "".join(words_only(cut("A < b. <tool_ca"))) == "A < b. <tool_ca"
-
-
-@pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that answers everything with one call of ``add``: a token of its own, and then the end of the turn."""
-    folder = tmp_path_factory.mktemp("caller")
-    tokenizer = AutoTokenizer.from_pretrained(bundled_model())
-    tokenizer.add_tokens([call_text("", [CALL])])
-    model = AutoModelForCausalLM.from_pretrained(bundled_model(), tie_word_embeddings=False)
-    model.resize_token_embeddings(len(tokenizer))
-    call, end = len(tokenizer) - 1, tokenizer.convert_tokens_to_ids("<|end|>")
-    embed, head = model.model.embed_tokens.weight.data, model.lm_head.weight.data
-    embed[:, :2], head[:] = 0.0, 0.0
-    embed[:, 0], embed[call, :2] = 50.0, embed.new_tensor([0.0, 50.0])
-    for layer in model.model.layers:  # every layer adds nothing: the last token alone says what comes
-        layer.self_attn.o_proj.weight.data.zero_()
-        layer.mlp.down_proj.weight.data.zero_()
-    head[call, 0], head[end, 1] = 1.0, 1.0
-    model.model.norm.weight.data.fill_(1.0)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def test_a_tool_is_called_and_its_result_answered(caller: Path, tmp_path: Path) -> None:
-    with MemoryLLM(caller, store=tmp_path / "memory.db", top_k=0) as llm:
-        ada = llm.conversation(user="ada", session="s")
-        stream = ada.stream([user("What is 4 and 5?")], tools=[ADD])
-        assert list(stream) == []
-        reply = stream.reply
-        assert (reply.text, reply.tool_calls, reply.finish_reason) == ("", (CALL,), "tool_calls")
-        result = {"role": "tool", "content": "9", "tool_call_id": "call_1"}
-        again = llm.conversation(user="ada", session="s")
-        again.chat([user("What is 4 and 5?"), assistant(call_text("", [CALL])), result], tools=[ADD])
-        texts = [memory.text for memory in again.memories.list(sort="created_at")]
-        assert texts == ["What is 4 and 5?", call_text("", [CALL]), "9", call_text("", [CALL])]
-        # The same words where no such tool is offered are words.
-        reply = llm.conversation(user="bob").chat("What is 4 and 5?")
-        assert (reply.text, reply.finish_reason) == (call_text("", [CALL]), "stop")
-
-
-def test_an_answer_that_only_looks_like_a_call_is_shown_whole(caller: Path, tmp_path: Path) -> None:
-    other = {"type": "function", "function": {"name": "other"}}
-    with MemoryLLM(caller, store=tmp_path / "memory.db", top_k=0) as llm:
-        stream = llm.conversation(user="ada").stream("What is 4 and 5?", tools=[other])
-        assert "".join(stream) == stream.reply.text == call_text("", [CALL])
-        assert agentmem.tools.OPEN in stream.reply.text

@@ -6,8 +6,7 @@ tokenizer, and takes a fraction of a millisecond per token. It is the extra ``st
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -19,34 +18,6 @@ from agentmem.errors import InvalidInput
 
 if TYPE_CHECKING:
     import llguidance
-
-
-def json_grammar(schema: Mapping[str, Any], before: str = "", behind: str = "") -> str:
-    """The grammar of one JSON value that follows a schema, between two fixed texts.
-
-    Raises:
-        InvalidInput: the schema is no plain JSON.
-    """
-    return choice_grammar([schema], before, behind)
-
-
-def choice_grammar(schemas: Sequence[Mapping[str, Any]], before: str = "", behind: str = "") -> str:
-    """The grammar of a JSON value that follows one of several schemas, between two fixed texts.
-
-    Raises:
-        InvalidInput: a schema is no plain JSON.
-    """
-    rules = []
-    for number, schema in enumerate(schemas):
-        try:
-            # Without white space to choose, a value ends, and costs fewer tokens.
-            text = json.dumps({**schema, "x-guidance": {"whitespace_flexible": False}}, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"a JSON schema must be plain JSON: {error}") from None
-        rules.append(f"value{number}: %json {text}")
-    values = " | ".join(f"value{number}" for number in range(len(schemas)))
-    fixed = [json.dumps(text) if text else "" for text in (before, behind)]
-    return "\n".join([f"start: {fixed[0]} value {fixed[1]}", f"value: {values}", *rules])
 
 
 class Grammars:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentmem.model.calls import MARKERS
+
 _REPLACEMENT = "\ufffd"
 _MAX_PENDING = 8
 """A character has at most four bytes; after this many tokens an incomplete one will not become whole."""
@@ -19,6 +21,14 @@ class Detokeniser:
     def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(text for text in stop if text)
+        special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        # Tokens that begin or end a call are text, although some tokenizers (Mistral, Gemma) call them special.
+        declared = str(
+            ((getattr(tokenizer, "response_template", None) or {}).get("fields") or {}).get("tool_calls", "")
+        )
+        texts = {id: str(tokenizer.convert_ids_to_tokens(id)) for id in special}
+        marks = {id for id, text in texts.items() if text in MARKERS or text in declared}
+        self._hidden = special - marks if marks else None
         self._ids: list[int] = []
         self._window = 0
         self._read = 0
@@ -55,8 +65,11 @@ class Detokeniser:
         return text
 
     def _decode(self, start: int, stop: int) -> str:
+        ids = self._ids[start:stop]
+        if self._hidden is not None:
+            ids = [id for id in ids if id not in self._hidden]
         text: str = self._tokenizer.decode(
-            self._ids[start:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            ids, skip_special_tokens=self._hidden is None, clean_up_tokenization_spaces=False
         )
         return text
 

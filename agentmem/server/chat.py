@@ -16,6 +16,7 @@ from agentmem.errors import AgentMemError
 from agentmem.records import Message, Reply, Scope
 from agentmem.server.access import Admitted
 from agentmem.server.chat_wire import (
+    FINISH,
     ChatChunk,
     ChatCompletion,
     ChatReply,
@@ -56,7 +57,7 @@ def _begin(host: Host, scope: Scope, session: str, messages: list[Message], body
     conversation = host.llm.conversation(user=scope.user, agent=scope.agent, session=session)
     options: dict[str, Any] = {"temperature": body.temperature or 0.0, "seed": body.seed}
     if body.response_format is not None:
-        options["schema"] = body.response_format.schema_to_follow
+        options["response_format"] = body.response_format.model_dump(by_alias=True, exclude_none=True)
     if body.top_p is not None:
         options["top_p"] = body.top_p
     if wanted := body.max_completion_tokens or body.max_tokens:
@@ -83,7 +84,7 @@ class Answer:
         message = ChatReply(content=reply.text or (None if calls else ""), tool_calls=calls or None)
         return ChatCompletion(
             **self._head,
-            choices=[Choice(message=message, finish_reason=_finish(reply))],
+            choices=[Choice(message=message, finish_reason=FINISH[reply.finish_reason])],
             usage=ChatUsage.of(reply.usage),
             agentmem=Extension.of(reply, self._scope, self._session, self._wanted),
         )
@@ -103,7 +104,7 @@ class Answer:
             calls = [ChunkCall(index=i, **CallItem.of(call).model_dump()) for i, call in enumerate(reply.tool_calls)]
             yield self._chunk(Delta(tool_calls=calls))
         extension = Extension.of(reply, self._scope, self._session, self._wanted)
-        yield self._chunk(Delta(), finish_reason=_finish(reply), agentmem=extension)
+        yield self._chunk(Delta(), finish_reason=FINISH[reply.finish_reason], agentmem=extension)
         if self._usage:
             yield event(ChatChunk(**self._head, choices=[], usage=ChatUsage.of(reply.usage)))
         yield "data: [DONE]\n\n"
@@ -117,8 +118,3 @@ def event(value: ChatChunk | dict[str, Any]) -> str:
     """One server-sent event."""
     text = json.dumps(value) if isinstance(value, dict) else value.model_dump_json(exclude_none=True)
     return f"data: {text}\n\n"
-
-
-def _finish(reply: Reply) -> Finish:
-    # A cancelled reply is read by nobody; what was kept of it ends like one that was too long.
-    return "length" if reply.finish_reason == "cancelled" else reply.finish_reason

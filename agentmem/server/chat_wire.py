@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from agentmem.records import Usage
+from agentmem.records import FinishReason, Usage
 from agentmem.server.dialogue import (
     CallItem,
     ChatMessage,
@@ -22,6 +22,13 @@ from agentmem.server.dialogue import (
 )
 
 Finish = Literal["stop", "length", "tool_calls"]
+FINISH: dict[FinishReason, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "cancelled": "length",  # read by nobody; what was kept of it ends like one that was too long
+    "broken_call": "stop",  # OpenAI has no word for it; the notes say what is wrong
+}
 
 
 class StreamOptions(BaseModel):
@@ -41,11 +48,6 @@ class ResponseFormat(Form):
     """The form of the answer."""
 
     json_schema: NamedSchema | None = None
-
-    @property
-    def schema_to_follow(self) -> dict[str, Any] | None:
-        """The schema; None for text."""
-        return self.follow(None if self.json_schema is None else self.json_schema.schema_)
 
 
 class ChatRequest(BaseModel):

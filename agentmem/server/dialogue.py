@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from agentmem.records import Message, Reply, Role, Scope, ToolCall
 from agentmem.server.failures import Failure
-from agentmem.tools import call_text
-
-NOTHING = "(nothing)"
-"""What stands for a tool's result without any text."""
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
@@ -47,8 +42,8 @@ class CallItem(BaseModel):
 
     @classmethod
     def of(cls, call: ToolCall) -> CallItem:
-        """A call of the model, with an id of its own."""
-        return cls(function=FunctionCall(name=call.name, arguments=json.dumps(call.arguments, ensure_ascii=False)))
+        """A call of the model."""
+        return cls.model_validate(call.openai())
 
 
 class ChatMessage(BaseModel):
@@ -151,60 +146,26 @@ def _tokens(reply: Reply) -> list[TokenUsed]:
     ]
 
 
-def plain(content: str | Sequence[TextPart] | None) -> str:
-    """The text of a message."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(part.text for part in content)
-
-
-def calls_of(items: Sequence[CallItem] | None) -> list[ToolCall]:
-    """Calls that a client sends back.
-
-    Raises:
-        Failure: arguments that are no JSON object.
-    """
-    calls = []
-    for item in items or ():
-        try:
-            arguments = json.loads(item.function.arguments or "{}")
-        except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise Failure(400, "the arguments of a tool call must be a JSON object", code="invalid_value")
-        calls.append(ToolCall(name=item.function.name, arguments=arguments))
-    return calls
-
-
 def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The dialogue: one system message at most, in front; assistant's turns without any words are left out.
+    """The dialogue.
 
     Raises:
-        Failure: no message to answer.
+        Failure: a message that says nothing a model could read, or none to answer.
     """
-    system: list[str] = []
-    said: list[Message] = []
-    for message in messages:
-        text = plain(message.content)
-        if message.role in ("system", "developer"):
-            system.append(text)
-        elif message.role == "assistant":
-            content = call_text(text, calls_of(message.tool_calls))
-            said += [Message(role=Role.ASSISTANT, content=content)] if content.strip() else []
-        elif message.role == "tool":
-            said.append(Message(role=Role.TOOL, content=text if text.strip() else NOTHING))
-        else:
-            said.append(Message(role=Role.USER, content=text))
-    if not said:
+    try:
+        said = [Message.model_validate(message.model_dump(exclude_none=True)) for message in messages]
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise Failure(400, wrong, code="invalid_value", param="messages") from None
+    if all(message.role is Role.SYSTEM for message in said):
         raise Failure(400, "there is no message to answer", code="invalid_value", param="messages")
-    head = "\n\n".join(text for text in system if text.strip())
-    return [*([Message(role=Role.SYSTEM, content=head)] if head else []), *said]
+    return said
 
 
 def session_of(messages: Sequence[Message]) -> str:
     """A name for the dialogue that a client sends whole each time: made from its first words, which stay the same."""
     first = next(message for message in messages if message.role is not Role.SYSTEM)
-    return "chat-" + hashlib.sha256(f"{first.role}\x00{first.content}".encode()).hexdigest()[:24]
+    return "chat-" + hashlib.sha256(f"{first.role}\x00{first.text}".encode()).hexdigest()[:24]
 
 
 class NamedFunction(BaseModel):
@@ -226,28 +187,15 @@ ToolChoice = Literal["auto", "none", "required"] | NamedChoice
 
 def choose(tools: Sequence[Tool] | None, choice: ToolChoice | None) -> dict[str, Any]:
     """The tools that are offered, and whether one has to be called, as ``Conversation`` takes them."""
-    if choice == "none" or not tools:
-        if choice not in (None, "auto", "none"):
-            raise Failure(
-                400, "tool_choice names a tool, and there are none", code="invalid_value", param="tool_choice"
-            )
-        return {}
-    offered = [tool.model_dump(exclude_none=True) for tool in tools]
     if isinstance(choice, NamedChoice):
         name = choice.function.name if choice.function is not None else choice.name
-        if name not in {tool.function.name for tool in tools}:
-            raise Failure(400, "tool_choice names no tool of this request", code="invalid_value", param="tool_choice")
-        return {"tools": offered, "tool_choice": name}
-    return {"tools": offered, "tool_choice": choice or "auto"}
+        wanted: str | dict[str, Any] = {"type": "function", "function": {"name": name}}
+    else:
+        wanted = choice or "auto"
+    return {"tools": [tool.model_dump(exclude_none=True) for tool in tools or ()], "tool_choice": wanted}
 
 
 class Form(BaseModel):
     """The form of an answer: text, a JSON object, or JSON that follows a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
-
-    def follow(self, schema: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The schema to follow; None for text."""
-        if self.type == "json_schema":
-            return {} if schema is None else schema
-        return {"type": "object"} if self.type == "json_object" else None

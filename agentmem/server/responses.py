@@ -79,7 +79,7 @@ class Answer:
         if body.max_output_tokens is not None:
             options["max_new_tokens"] = host.room(body.max_output_tokens)
         if body.text is not None:
-            options["schema"] = body.text.format.schema_to_follow
+            options["response_format"] = body.text.format.chat_form
         conversation = host.llm.conversation(user=scope.user, agent=scope.agent, session=self._session)
         stream = conversation.stream(
             [*system, *messages],
@@ -207,11 +207,10 @@ def _call(tell: _Teller, index: int, item: OutputCall) -> Iterator[str]:
 
 
 def _split(body: ResponseRequest) -> tuple[list[Message], list[Message]]:
-    """The system message (instructions first) and the others."""
+    """The system messages (instructions first) and the others."""
     messages = to_messages(to_chat(body.input))
-    head = [message.content for message in messages if message.role is Role.SYSTEM]
-    text = "\n\n".join([*([body.instructions] if body.instructions else []), *head])
-    system = [Message(role=Role.SYSTEM, content=text)] if text.strip() else []
+    system = [Message(role=Role.SYSTEM, content=body.instructions)] if body.instructions else []
+    system += [message for message in messages if message.role is Role.SYSTEM]
     return system, [message for message in messages if message.role is not Role.SYSTEM]
 
 

@@ -64,9 +64,10 @@ class TextFormat(Form):
     strict: bool | None = None
 
     @property
-    def schema_to_follow(self) -> dict[str, Any] | None:
-        """The schema; None for text."""
-        return self.follow(self.schema_)
+    def chat_form(self) -> dict[str, Any]:
+        """As chat completions say it."""
+        named = {"name": self.name or "answer", "schema": self.schema_ or {}}
+        return {"type": self.type, **({"json_schema": named} if self.type == "json_schema" else {})}
 
 
 class TextForm(BaseModel):
@@ -213,6 +214,8 @@ def to_chat(items: str | Sequence[InputItem]) -> list[ChatMessage]:
             if not item.name:
                 raise Failure(400, "a function_call needs a name", code="invalid_value", param="input")
             call = CallItem(function=FunctionCall(name=item.name, arguments=item.arguments or "{}"))
+            if item.call_id:
+                call = call.model_copy(update={"id": item.call_id})
             if not out or out[-1].role != "assistant":
                 out.append(ChatMessage(role="assistant"))
             out[-1] = out[-1].model_copy(update={"tool_calls": [*(out[-1].tool_calls or []), call]})

@@ -150,7 +150,7 @@ def test_items_of_every_kind(client: OpenAI, llm: MemoryLLM) -> None:
     assert reply.tools[0].name == "add"
     assert texts(llm, "items")[:3] == [
         "What is 4 and 5?",
-        '<tool_call>\n{"name": "add", "arguments": {"a": 4, "b": 5}}\n</tool_call>',
+        'Calling add with {"a": 4, "b": 5}',
         "9",
     ]
 
