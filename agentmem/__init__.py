@@ -40,6 +40,7 @@ from agentmem.records import (
 )
 
 if TYPE_CHECKING:
+    from agentmem.asynchronous import AsyncReplyStream
     from agentmem.conversation import Conversation
     from agentmem.llm import MemoryLLM
     from agentmem.memories import Memories
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentMemError",
+    "AsyncReplyStream",
     "Closed",
     "Conflict",
     "Conversation",
@@ -90,6 +92,7 @@ __all__ = [
 ]
 
 _LATE = {
+    "AsyncReplyStream": "agentmem.asynchronous",
     "Conversation": "agentmem.conversation",
     "EvictionPolicy": "agentmem.store",
     "Memories": "agentmem.memories",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from agentmem.asynchronous import AsyncReplyStream
 from agentmem.errors import InvalidInput, NotFound
 from agentmem.memories import Memories
 from agentmem.model.generation import UNCHANGED, Generation, OnStride
@@ -105,8 +105,15 @@ class Conversation:
         return stream.reply
 
     async def achat(self, message: str | Sequence[Message | dict[str, Any]], **options: Any) -> Reply:
-        """``chat`` in a thread of its own, for event loops."""
-        return await asyncio.to_thread(self.chat, message, **options)
+        """``chat`` for event loops. A task that is cancelled stops generating."""
+        async with self.astream(message, **options) as stream:
+            async for _ in stream:
+                pass
+        return stream.reply
+
+    def astream(self, message: str | Sequence[Message | dict[str, Any]], **options: Any) -> AsyncReplyStream:
+        """``stream`` for event loops: ``async for piece in conversation.astream(...)``."""
+        return AsyncReplyStream(partial(self.stream, message, **options))
 
     def stream(
         self,
@@ -130,6 +137,7 @@ class Conversation:
         checked = check_tools(tools)
         offered = () if tool_choice == "none" else checked
         required, schema = check_choice(tool_choice, checked), check_format(response_format)
+        wanted = self._grammar(offered, required, schema)
         sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k_tokens, seed=seed)
         limit = self._llm.max_new_tokens if max_new_tokens is None else max_new_tokens
         most = self._llm.model.max_positions - 1
@@ -149,8 +157,8 @@ class Conversation:
             sampling=sampling,
             stop=stops,
             tools=offered,
-            reader=self._llm.model.chat.answers(offered) if offered else None,
-            grammar=self._grammar(offered, required, schema),
+            reader=self._llm.model.chat.answers(offered, constrained=wanted is not None) if offered else None,
+            grammar=wanted,
             remember=remember,
             reply_turn=reply_turn,
         )

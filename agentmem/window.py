@@ -41,20 +41,28 @@ def fit(system: Message | None, messages: Sequence[Message], render: Render, bud
 
 
 def _cut_front(head: list[Message], message: Message, render: Render, budget: int) -> Window:
-    """Keep the longest end of the message that fits, found by bisection over its characters."""
+    """Keep the longest end of the message that fits: its length is doubled until it does not, then halved between.
+
+    So a megabyte is not rendered twenty times for one page of it.
+    """
     text = message.content
-    short, long = 0, len(text)
+
+    def rendered(characters: int) -> list[int]:
+        return render([*head, message.model_copy(update={"content": text[len(text) - characters :]})])
+
+    short, long = 0, min(len(text), budget)
     prompt: list[int] = []
-    while short < long:
-        middle = (short + long + 1) // 2
-        rendered = render([*head, message.model_copy(update={"content": text[-middle:]})])
-        if len(rendered) <= budget:
-            short, prompt = middle, rendered
+    while len(ids := rendered(long)) <= budget:  # the whole does not fit
+        short, long, prompt = long, min(2 * long, len(text)), ids
+    while long - short > 1:
+        middle = (short + long) // 2
+        if len(ids := rendered(middle)) <= budget:
+            short, prompt = middle, ids
         else:
-            long = middle - 1
+            long = middle
     if not prompt:
         raise InvalidInput(
-            f"the context has room for {budget} tokens, which the system text alone fills; shorten it, "
+            f"the context has room for {budget} tokens, which the system text and the tools alone fill; shorten them, "
             "or ask for fewer max_new_tokens"
         )
     return Window(prompt, 1, len(text) - short)

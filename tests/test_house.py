@@ -24,7 +24,7 @@ FLOORS = {
     **dict.fromkeys(["__main__", "cli", "evaluation", "server"], 4),
     **dict.fromkeys(["__init__", "llm", "conversation", "memories", "reader", "reads", "streaming", "training"], 3),
     **dict.fromkeys(["turns", "writer", "window"], 3),
-    **dict.fromkeys(["arriving", "ingest", "packing", "rebuild"], 3),
+    **dict.fromkeys(["arriving", "asynchronous", "ingest", "packing", "rebuild"], 3),
     **dict.fromkeys(["recipes", "retrieval", "store", "chunking", "tools"], 2),
     **dict.fromkeys(["model"], 1),
     **dict.fromkeys(["records", "errors", "text"], 0),

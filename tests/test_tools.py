@@ -277,3 +277,89 @@ def test_bad_options_are_refused_and_leave_nothing(llm: MemoryLLM, bad: dict[str
     with pytest.raises(InvalidInput):
         ada.stream("Hello!", **bad)
     assert len(ada.memories) == 0
+
+
+# ------------------------------------------------------------------------------------------- the bundled model, whole
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"enum": ["Ada", "Bob"]}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+SAVE = {"type": "function", "function": {"name": "save", "description": "Saves a person.", "parameters": PERSON}}
+
+
+def is_person(value: Any) -> bool:
+    return set(value) == {"name", "age"} and value["name"] in {"Ada", "Bob"} and 0 <= value["age"] <= 99
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "save"}}])
+def test_a_call_can_be_required(llm: MemoryLLM, choice: Any) -> None:
+    ada = llm.conversation(user="required")
+    reply = ada.chat("Save me!", tools=[SAVE], tool_choice=choice, max_new_tokens=120, temperature=1.0, seed=3)
+    (call,) = reply.tool_calls
+    assert (reply.text, reply.finish_reason, call.name) == ("", "tool_calls", "save")
+    assert is_person(call.arguments)
+    after = ada.chat([*_asked("Save me!"), reply.message, _result(call, "Saved.")], tools=[SAVE])
+    assert after.finish_reason in {"stop", "length", "broken_call"}
+
+
+def test_an_answer_can_follow_a_schema(llm: MemoryLLM) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    reply = llm.conversation(user="json").chat("Who?", response_format=wanted, max_new_tokens=120)
+    assert is_person(json.loads(reply.text))
+    # With tools to choose from, it is either.
+    for seed in range(4):
+        options = {"temperature": 1.5, "seed": seed, "max_new_tokens": 120}
+        reply = llm.conversation(user="json").chat("Who?", tools=[SAVE], response_format=wanted, **options)
+        assert is_person(reply.tool_calls[0].arguments if reply.tool_calls else json.loads(reply.text))
+
+
+def test_a_call_that_is_cut_is_text(llm: MemoryLLM) -> None:
+    reply = llm.conversation(user="cut").chat("Save me!", tools=[SAVE], tool_choice="required", max_new_tokens=12)
+    assert (reply.tool_calls, reply.finish_reason) == ((), "length")
+    assert reply.text.startswith("<tool_call>")
+    assert reply.notes
+
+
+def _asked(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def _result(call: ToolCall, content: str) -> dict[str, str]:
+    return {"role": "tool", "tool_call_id": call.id, "content": content}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [_result(CALL, "an orphan")],
+        [user("Hi"), _result(CALL, "an orphan"), user("And?")],
+        [user("Hi"), {"role": "assistant", "tool_calls": [CALL.openai()]}, user("No result.")],
+        [
+            user("Hi"),
+            {"role": "assistant", "tool_calls": [{"name": "gone", "arguments": {"a": 1}}]},
+            _result(CALL, "1"),
+        ],
+    ],
+)
+def test_dialogues_with_loose_ends_are_answered(llm: MemoryLLM, messages: list[Any]) -> None:
+    for tools in ([SAVE], []):
+        reply = llm.conversation(user="loose").chat(messages, tools=tools)
+        assert reply.usage.prompt_tokens > 0
+
+
+def test_a_megabyte_from_a_tool_becomes_memory(babbler: Path, tmp_path: Path) -> None:
+    """The window stays bounded, every character is memory, and the next turn costs what any turn costs."""
+    lines = "".join(f"Line {n} says {n * 7919 % 100_003}. " for n in range(40_000))[:1_000_000]
+    with MemoryLLM(babbler, store=tmp_path / "memory.db", window_tokens=512, max_new_tokens=4) as llm:
+        ada = llm.conversation(user="ada", session="s")
+        call = {"role": "assistant", "tool_calls": [CALL.openai()]}
+        reply = ada.chat([user("Read it."), call, _result(CALL, lines)], tools=[ADD])
+        assert reply.usage.prompt_tokens <= 512
+        assert "readable as memory" in " ".join(reply.notes)
+        kept = "".join(m.text for m in ada.memories.list(role="tool", sort="created_at", limit=20_000))
+        assert len(kept) == len(lines)
+        llm.writer.close(0)

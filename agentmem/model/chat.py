@@ -139,11 +139,11 @@ class ChatFormat:
             lead = whole[len(begun) :].partition(_PROBE)[0] if whole.startswith(begun) else ""
         return self._ids(lead + self._flat(self._clean(message)).content)
 
-    def answers(self, tools: Sequence[Tool]) -> AnswerReader:
+    def answers(self, tools: Sequence[Tool], constrained: bool = False) -> AnswerReader:
         """Reads what this model answers when these tools are offered: by the tokenizer's own response template where it
-        brings one that knows calls, else in the family's form."""
+        brings one that knows calls, else, and where the answer was ``constrained`` to it, in the family's form."""
         template = getattr(self._tokenizer, "response_template", None)
-        if not isinstance(template, dict) or "tool_calls" not in template.get("fields", {}):
+        if constrained or not isinstance(template, dict) or "tool_calls" not in template.get("fields", {}):
             return AnswerReader(self.form, tools)
         user = Message(role=Role.USER, content="Hello")
         begun = self._apply(plain([user]), True) if self.has_template else ""

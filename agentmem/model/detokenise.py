@@ -21,14 +21,7 @@ class Detokeniser:
     def __init__(self, tokenizer: Any, stop: tuple[str, ...] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(text for text in stop if text)
-        special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        # Tokens that begin or end a call are text, although some tokenizers (Mistral, Gemma) call them special.
-        declared = str(
-            ((getattr(tokenizer, "response_template", None) or {}).get("fields") or {}).get("tool_calls", "")
-        )
-        texts = {id: str(tokenizer.convert_ids_to_tokens(id)) for id in special}
-        marks = {id for id, text in texts.items() if text in MARKERS or text in declared}
-        self._hidden = special - marks if marks else None
+        self._hidden = _hidden(tokenizer)
         self._ids: list[int] = []
         self._window = 0
         self._read = 0
@@ -89,3 +82,17 @@ class Detokeniser:
                     break
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def _hidden(tokenizer: Any) -> set[int] | None:
+    """Special tokens that are no part of the text, where that is not all of them.
+
+    Those that begin or end a call of a tool are text, although some tokenizers (Mistral, Gemma) call them special, and
+    so are those that a tokenizer's own response template looks for there.
+    """
+    template = getattr(tokenizer, "response_template", None) or {}
+    looked_for = str(template.get("fields", {}).get("tool_calls", "")).replace("\\", "")
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {id: token.content for id, token in added.items() if token.special}
+    hidden = {id for id, text in special.items() if text not in MARKERS and text not in looked_for}
+    return hidden if len(hidden) < len(special) else None

@@ -10,13 +10,13 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from agentmem.memories import Memories
-from agentmem.records import Memory, Scope
+from agentmem.records import Memory, Role, Scope
 from agentmem.server.access import Admitted
 from agentmem.server.failures import ErrorReply, Failure
 from agentmem.server.responses import RESPONSE_ID, items
 from agentmem.server.responses_wire import ResponseObject
 from agentmem.server.serving import Host, host_of
-from agentmem.tools import read_calls
+from agentmem.tools import stored_message
 
 router = APIRouter(prefix="/v1", tags=["openai"], responses={404: {"model": ErrorReply}})
 
@@ -65,11 +65,11 @@ def _find(host: Host, scope: Scope, id: str) -> tuple[Memories, Sequence[Memory]
 
 def _retrieve(host: Host, scope: Scope, id: str) -> ResponseObject:
     _, chunks, turn = _find(host, scope, id)
-    text, calls = read_calls("".join(chunk.text for chunk in chunks), None)
+    said = stored_message(Role.ASSISTANT, "".join(chunk.text for chunk in chunks))
     return ResponseObject(
         id=id,
         created_at=int(chunks[0].created_at.timestamp()),
         status="completed",
         model=host.llm.name,
-        output=items(turn, text, calls, "completed"),
+        output=items(turn, said.content, said.tool_calls, "completed"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,8 +29,8 @@ class Answer:
 class AnswerReader:
     """Reads answers of one model to requests with these tools.
 
-    ``parser`` makes a parser of transformers, where the tokenizer brings a response template; what that cannot read,
-    and all answers of other models, are read in the family's form.
+    ``parser`` makes a parser of transformers, where the tokenizer brings a response template; answers of other models
+    are read in the family's form.
     """
 
     def __init__(
@@ -43,8 +44,12 @@ class AnswerReader:
 
         What could be the beginning of a call is held back until it is none, white space until words follow it.
         """
+        if self._parser is not None:
+            spoken = self._template_words(pieces)
+        else:
+            spoken = self._words_before(pieces) if self._form.opens_late else self._words_or_call(pieces)
         held, begun = "", False
-        for piece in self._own_words(pieces) if self._parser is None else self._template_words(pieces):
+        for piece in spoken:
             held += piece if begun else piece.lstrip()
             if shown := held.rstrip():
                 held, begun = held[len(shown) :], True
@@ -61,14 +66,13 @@ class AnswerReader:
         return replace(answer, text=text[at:].strip() if at >= 0 else f"{shown}\n{text}")
 
     def _read(self, text: str) -> Answer:
-        if self._parser is not None:
-            try:
-                words, calls = self._by_template(text)
-            except _UNREADABLE:  # broken, or in another form than the template's
-                answer = self._by_form(text)
-                return answer if answer.calls or answer.problem else Answer(text, (), "it is not in the model's form")
-            return self._checked(text, words.strip(), calls)
-        return self._by_form(text)
+        if self._parser is None:
+            return self._by_form(text)
+        try:
+            words, calls = self._by_template(text)
+        except _UNREADABLE:
+            return Answer(text, (), "it is not in the model's form")
+        return self._checked(text, words.strip(), calls)
 
     # ------------------------------------------------------------------------------------------------ in its own form
 
@@ -94,66 +98,57 @@ class AnswerReader:
         ]
         return Answer(words, tuple(fitted))
 
-    def _own_words(self, pieces: Iterable[str]) -> Iterator[str]:
-        form, held, calling = self._form, "", False
-        at_start = True
+    def _words_before(self, pieces: Iterable[str]) -> Iterator[str]:
+        """Where a call may stand behind words: the pieces up to it."""
+        opens, held, calling = self._form.opens, "", False
         for piece in pieces:
             if calling:  # the rest is generated to its end, and not shown
                 continue
             held += piece
-            if at_start:
-                held = held.lstrip()
-            if not form.opens_late:
-                if not at_start:
-                    yield held
-                    held = ""
-                elif held and not any(o.startswith(held) or held.startswith(o) for o in form.opens):
-                    at_start = False
-                    yield held
-                    held = ""
-                continue
-            found = [at for at in (held.find(o) for o in form.opens) if at >= 0]
-            if found:
-                calling = True
-                held = held[: min(found)]
-                break_at = len(held)
-            else:
-                longest = (n for o in form.opens for n in range(len(o) - 1, 0, -1) if held.endswith(o[:n]))
-                break_at = len(held) - max(longest, default=0)
-            if break_at:
-                at_start = False
-                yield held[:break_at]
-            held = "" if calling else held[break_at:]
-        if held and (form.opens_late or not held.startswith(form.opens)):
+            found = [at for at in map(held.find, opens) if at >= 0]
+            begun = max((n for o in opens for n in range(1, len(o)) if held.endswith(o[:n])), default=0)
+            end = min(found) if found else len(held) - begun
+            if end:
+                yield held[:end]
+            calling, held = bool(found), held[end:]
+        if held and not calling:
+            yield held
+
+    def _words_or_call(self, pieces: Iterable[str]) -> Iterator[str]:
+        """Where an answer is a call from its first character on, or none: all pieces, or nothing."""
+        opens, held, words = self._form.opens, "", False
+        for piece in pieces:
+            held = held + piece if words else (held + piece).lstrip()
+            words = words or not any(o.startswith(held) or held.startswith(o) for o in opens)
+            if words and held:
+                yield held
+                held = ""
+        if held and not held.startswith(opens):
             yield held
 
     # ------------------------------------------------------------------------------------------------ by the template
 
     def _template_words(self, pieces: Iterable[str]) -> Iterator[str]:
         assert self._parser is not None
-        parser, calling = self._parser(), False
-        for piece in pieces:
-            if calling:
+        parser = self._parser()
+        # One character at a time: what a broken call raises then takes no words before it along.
+        for character in chain.from_iterable(pieces):
+            if parser is None:  # the rest is generated to its end, and not shown
                 continue
             try:
-                events = parser.feed(piece)
+                events = parser.feed(character)
             except _UNREADABLE:
-                calling = True
+                parser = None
                 continue
-            for event in events:
-                calling = calling or event["field"] == "tool_calls"
-                if not calling and event["field"] == "content" and event["type"] == "region_chunk":
-                    yield event["text"]
-        if not calling:
+            yield from _content(events)
+            if any(event["field"] == "tool_calls" for event in events):
+                parser = None
+        if parser is not None:
             try:
                 _, events = parser.finalize()
             except _UNREADABLE:
                 return
-            for event in events:
-                if event["field"] == "tool_calls":
-                    return
-                if event["field"] == "content" and event["type"] == "region_chunk":
-                    yield event["text"]
+            yield from _content(events)
 
     def _by_template(self, text: str) -> tuple[str, list[ToolCall]]:
         """Words and calls. Raises one of ``_UNREADABLE`` for what the template cannot read."""
@@ -161,8 +156,12 @@ class AnswerReader:
         parser = self._parser()
         events = parser.feed(text)
         message, more = parser.finalize()
-        said = [e["text"] for e in [*events, *more] if e["field"] == "content" and e["type"] == "region_chunk"]
         given = message.get("tool_calls") or []
         calls = [call_of(one) for one in (given if isinstance(given, list) else [given])]
-        words = "".join(said)
+        words = "".join(_content([*events, *more]))
         return (words, calls) if words.strip() or calls else (text, [])
+
+
+def _content(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The words in what a parser of transformers tells."""
+    return [e["text"] for e in events if e["field"] == "content" and e["type"] == "region_chunk"]

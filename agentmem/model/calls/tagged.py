@@ -25,16 +25,21 @@ class Tagged:
         return "\n".join(f"<tool_call>\n{_object(call, 'arguments')}\n</tool_call>" for call in calls)
 
     def read(self, text: str) -> tuple[str, list[ToolCall]]:
-        """See ``CallForm``. The last closing tag may be missing: some models end their turn in its place."""
-        words, calls, at = [], [], 0
-        while (found := text.find("<tool_call>", at)) >= 0:
-            words.append(text[at:found])
-            value, end = json_at(text, found + len("<tool_call>"))
+        """See ``CallForm``. The last closing tag may be missing or cut: some models end their turn in its place."""
+        words, calls, rest = [], [], text
+        while "<tool_call>" in rest:
+            before, _, rest = rest.partition("<tool_call>")
+            words.append(before)
+            value, end = json_at(rest)
             calls.append(call_of(value))
-            at = skip(text, end, "</tool_call>")
-            if not text.startswith("</tool_call>", at - len("</tool_call>")) and at < len(text):
+            rest = rest[end:].lstrip()
+            if rest.startswith("</tool_call>"):
+                rest = rest.removeprefix("</tool_call>")
+            elif "</tool_call>".startswith(rest):
+                rest = ""
+            else:
                 raise ValueError("there is more than a JSON object between the tags")
-        return "".join([*words, text[at:]]), calls
+        return "".join([*words, rest]), calls
 
     def grammar(self, name: str, parameters: Mapping[str, Any], rules: Rules) -> str:
         """See ``CallForm``."""
