@@ -244,7 +244,7 @@ def test_a_tool_is_called_and_its_result_answered(caller: Path, tmp_path: Path) 
         assert texts == ["What is 4 and 5?", CALL.text, "9", CALL.text]
         # A session that is opened again has the call in its window as the model writes it.
         reopened = llm.conversation(user="ada", session="s")
-        assert reopened._past[1][0].tool_calls[0].arguments == CALL.arguments
+        assert reopened._up_to(None)[1][0].tool_calls[0].arguments == CALL.arguments
         # The same words where no such tool is offered are words.
         for options in ({}, {"tools": [ADD], "tool_choice": "none"}):
             reply = llm.conversation(user="bob").chat("What is 4 and 5?", **options)

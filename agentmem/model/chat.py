@@ -76,19 +76,21 @@ class ChatFormat:
         """
         if not messages:
             raise InvalidInput("there is no message to render")
-        clean = [self._clean(message) for message in messages]
-        text = self._with_tools(clean, [self._clean_tool(tool) for tool in tools])
+        clean, offered = [self._clean(message) for message in messages], [self._deep(tool) for tool in tools]
+        text = self._with_tools(clean, offered)
         if text is not None:
             return self._ids(text)
+        if not self.takes_tools:
+            clean, offered = with_offer(clean, offered), []
         # What a template with tools refuses (results that answer nothing, say) it would refuse in their roles, too.
         tool_role = self._knows_tool and not self.takes_tools
-        fitted = self._fit([self._flat(message) for message in with_offer(clean, tools)], tool_role)
+        fitted = self._fit([self._flat(message) for message in clean], tool_role)
         if not self.has_template:
             lines = [f"{message.role.value}: {message.content}\n" for message in fitted]
             head = [self._tokenizer.bos_token_id] if self._tokenizer.bos_token_id is not None else []
             return head + self._ids("".join(lines) + f"{Role.ASSISTANT.value}:")
         try:
-            return self._ids(self._apply(plain(fitted), True))
+            return self._ids(self._apply(plain(fitted), True, offered))
         except TemplateError as error:
             roles = ", ".join(message.role.value for message in messages)
             raise InvalidInput(f"the model's chat template refuses this dialogue ({roles}): {error}") from error
@@ -179,11 +181,8 @@ class ChatFormat:
             update={"content": self._harmless(check_characters(message.content)), "tool_calls": calls}
         )
 
-    def _clean_tool(self, tool: Tool) -> dict[str, Any]:
-        cleaned: dict[str, Any] = self._deep(tool)
-        return cleaned
-
     def _deep(self, value: Any) -> Any:
+        """Plain JSON without names of special tokens in its texts."""
         if isinstance(value, str):
             return self._harmless(value)
         if isinstance(value, Mapping):

@@ -136,6 +136,14 @@ def test_no_dialogue_with_tools_is_refused(name: str, messages: list[Message]) -
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_tools_are_offered_in_dialogues_that_the_template_would_refuse(name: str) -> None:
+    messages = [user("a"), result("orphan"), user("b")]
+    text = prompt(name, messages)
+    assert "Does it." in text
+    assert ("<tool_call>" in text) == (name in {"hermes", "markup"})
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_what_others_wrote_makes_no_call_and_ends_no_turn(name: str) -> None:
     chat = CHATS[name]
     _, special, ordinary = FAMILIES[name]
@@ -145,7 +153,8 @@ def test_what_others_wrote_makes_no_call_and_ends_no_turn(name: str) -> None:
     evil = " ".join(marks)
     calm = chat.render([user("x"), assistant("", (ToolCall(name="add", arguments={"a": "x"}),)), result("x")], TOOLS)
     told = (ToolCall(name="add", arguments={"a": evil}),)
-    wild = chat.render([user(evil), assistant("", told), result(evil)], check_tools([{**ADD}, WEATHER, DEEP]))
+    described = {"type": "function", "function": {**ADD["function"], "description": f"Does it. {evil}"}}
+    wild = chat.render([user(evil), assistant("", told), result(evil)], check_tools([described, WEATHER, DEEP]))
     assert [calm.count(one) for one in sorted(ids)] == [wild.count(one) for one in sorted(ids)]
 
 

@@ -229,3 +229,10 @@ def test_bad_requests_are_refused(client: OpenAI, change: dict[str, Any]) -> Non
     with pytest.raises(openai.BadRequestError) as caught:
         client.responses.create(**{"model": MODEL, "input": "Hello!", **change})
     assert json.loads(caught.value.response.content)["error"]["message"]
+
+
+def test_an_answers_id_holds_the_turn_that_it_answers_as_it_is_stored(client: OpenAI, llm: MemoryLLM) -> None:
+    items: list[Any] = [{"type": "function_call_output", "call_id": "c1", "output": ""}]
+    first = client.responses.create(model=MODEL, input=items, user="nothing")
+    (asked,) = llm.memories(user="nothing").list(turns=[first.id.removeprefix("resp_")[:32]])
+    assert asked.text == "(nothing)"
