@@ -8,7 +8,7 @@ TORCH  := $(shell grep '^torch==' constraints.txt)
 # Oldest transformers: laid over the same environment, so that PyTorch is installed once.
 OLDEST := $(CURDIR)/$(VENV)/oldest
 # Tests whose outcome depends on transformers; the others run at the newest version only.
-OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests/test_reads.py tests/test_streaming.py tests/test_memory3.py tests/test_traps.py
+OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests/test_reads.py tests/test_streaming.py tests/test_memory3.py tests/test_traps.py tests/test_tools.py
 # A process per core; the tests of a file stay together, since they share what is costly to set up.
 WORKERS := --numprocesses auto --dist loadfile
 
