@@ -19,9 +19,9 @@ from agentmem.errors import InvalidInput
 from agentmem.llm import bundled_model
 from agentmem.model.attention import Placed
 from agentmem.model.batch import Batch, can_batch
-from agentmem.model.constraint import json_grammar
 from agentmem.model.decoder import ROWS
 from agentmem.model.generation import Generation
+from agentmem.model.grammar import Rules
 from agentmem.model.local import LocalModel
 from agentmem.model.sampling import Sampling
 from agentmem.model.stream import Stream, StreamPlan
@@ -255,7 +255,8 @@ def test_an_answer_that_recalls_keeps_nobody_waiting() -> None:
 
 def test_answers_that_follow_a_grammar_are_decoded_with_the_others() -> None:
     model = LocalModel.load(bundled_model(), device="cpu")
-    grammar = json_grammar({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+    rules = Rules(lambda text: None)
+    grammar = rules.grammar(rules.json({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}))
 
     def ask(number: int) -> Generation:
         sampling = Sampling(1.0, seed=number) if number > 2 else None
