@@ -32,6 +32,7 @@ from agentmem.turns import (
     finished,
     noted,
     said,
+    turn_text,
     with_ids,
     words,
 )
@@ -240,7 +241,7 @@ class Conversation:
         found = []
         for turn, chunks in turns.items():
             chunks.sort(key=lambda chunk: chunk.chunk_no)
-            found.append((stored_message(chunks[0].role, _text(chunks)), turn))
+            found.append((stored_message(chunks[0].role, turn_text(chunks)), turn))
             if PREVIOUS in chunks[0].meta:
                 self._previous[turn] = str(chunks[0].meta[PREVIOUS])
             self._stored[turn] = [chunk.id for chunk in chunks]
@@ -275,7 +276,7 @@ class Conversation:
         for memory in self._handle.list(limit=len(named) * RESUMED_CHUNKS, turns=named) if named else ():
             words.setdefault(memory.turn, []).append(memory)
         wanted = message.text.strip()
-        return next((turn for turn, chunks in words.items() if _text(chunks) == wanted), None)
+        return next((turn for turn, chunks in words.items() if turn_text(chunks) == wanted), None)
 
     def _up_to(self, turn: str | None) -> list[tuple[Message, str]]:
         """The window's messages up to a turn of this session (None: the newest)."""
@@ -394,8 +395,3 @@ class Conversation:
             turn=turns[-1][1],
             notes=tuple(dict.fromkeys(notes)),
         )
-
-
-def _text(chunks: Sequence[Memory]) -> str:
-    """The words of a turn."""
-    return "".join(chunk.text for chunk in sorted(chunks, key=lambda chunk: chunk.chunk_no))

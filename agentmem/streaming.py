@@ -19,7 +19,7 @@ from agentmem.model.stream import Stream
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
 from agentmem.store import StoredStream
 from agentmem.tools import stored_message
-from agentmem.turns import TurnRequest, answer, finished, noted, said, words
+from agentmem.turns import TurnRequest, answer, finished, in_order, noted, said, turn_text, words
 
 if TYPE_CHECKING:
     from agentmem.llm import MemoryLLM
@@ -247,13 +247,10 @@ class StreamConversation(Conversation):
             offset += len(page)
             for memory in page:
                 turns.setdefault(memory.turn, []).append(memory)
-        self._stored = {turn: [chunk.id for chunk in _in_order(chunks)] for turn, chunks in turns.items()}
+        self._stored = {turn: [chunk.id for chunk in in_order(chunks)] for turn, chunks in turns.items()}
         told = {turn: chunks[0].meta.get(PREVIOUS) for turn, chunks in turns.items()}
         self._previous = {turn: str(previous) for turn, previous in told.items() if previous is not None}
-        return [
-            (stored_message(chunks[0].role, "".join(chunk.text for chunk in _in_order(chunks))), turn)
-            for turn, chunks in turns.items()
-        ]
+        return [(stored_message(chunks[0].role, turn_text(chunks)), turn) for turn, chunks in turns.items()]
 
     def _reads(self, shares: dict[int, float]) -> list[MemoryRead]:
         """The memories that lie in the blocks that were read, with the attention that their part received."""
@@ -280,7 +277,3 @@ class StreamConversation(Conversation):
             MemoryRead(memory=found[id], score=share, attention=share, rebuilt=False)
             for id, share in sorted(total.items(), key=lambda item: -item[1])
         ]
-
-
-def _in_order(chunks: Sequence[Memory]) -> list[Memory]:
-    return sorted(chunks, key=lambda chunk: chunk.chunk_no)

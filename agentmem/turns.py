@@ -14,7 +14,7 @@ from agentmem.errors import InvalidInput
 from agentmem.model.calls import Answer, AnswerReader
 from agentmem.model.generation import Generation
 from agentmem.model.sampling import Sampling
-from agentmem.records import FinishReason, Message, Reply, Role
+from agentmem.records import FinishReason, Memory, Message, Reply, Role
 from agentmem.text import check_characters, check_text
 
 NOTHING = "(nothing)"
@@ -126,6 +126,16 @@ def check_dialogue(
     if not said:
         raise InvalidInput("there is no message to answer: the list has only system messages, or words of nobody")
     return (Message(role=Role.SYSTEM, content="\n\n".join(heads)) if heads else system), said
+
+
+def in_order(chunks: Iterable[Memory]) -> list[Memory]:
+    """The chunks of one turn as they follow each other."""
+    return sorted(chunks, key=lambda chunk: chunk.chunk_no)
+
+
+def turn_text(chunks: Iterable[Memory]) -> str:
+    """The words of the turn that these are the chunks of, in any order."""
+    return "".join(chunk.text for chunk in in_order(chunks))
 
 
 def next_id(previous: str, message: Message) -> str:

@@ -17,6 +17,7 @@ from agentmem.server.responses import RESPONSE_ID, items
 from agentmem.server.responses_wire import ResponseObject
 from agentmem.server.serving import Host, host_of
 from agentmem.tools import stored_message
+from agentmem.turns import in_order, turn_text
 
 router = APIRouter(prefix="/v1", tags=["openai"], responses={404: {"model": ErrorReply}})
 
@@ -59,13 +60,13 @@ def _find(host: Host, scope: Scope, id: str) -> tuple[Memories, Sequence[Memory]
     if found := RESPONSE_ID.fullmatch(id):
         chunks = memories.list(limit=MOST, turns=[found[2]])
         if chunks:
-            return memories, sorted(chunks, key=lambda chunk: chunk.chunk_no), found[2]
+            return memories, in_order(chunks), found[2]
     raise Failure(404, "there is no such response", code="not_found", param="id")
 
 
 def _retrieve(host: Host, scope: Scope, id: str) -> ResponseObject:
     _, chunks, turn = _find(host, scope, id)
-    said = stored_message(Role.ASSISTANT, "".join(chunk.text for chunk in chunks))
+    said = stored_message(Role.ASSISTANT, turn_text(chunks))
     return ResponseObject(
         id=id,
         created_at=int(chunks[0].created_at.timestamp()),
