@@ -25,7 +25,7 @@ from agentmem.rebuild import Rebuilt, rebuild
 from agentmem.recipes import Recipe, StreamRecipe, get_recipe, memory_recipe
 from agentmem.records import Scope
 from agentmem.retrieval import Embedder, get_embedder
-from agentmem.store import EmbedderId, EvictionPolicy, HotTier, Store
+from agentmem.store import EmbedderId, EvictionPolicy, HotTier, ScopedLog, Store
 from agentmem.store.codec import CODECS, PQ
 from agentmem.store.inputs import Vector
 from agentmem.streaming import StreamConversation
@@ -150,6 +150,13 @@ class MemoryLLM:
     def memories(self, *, user: str, agent: str = "") -> Memories:
         """What is remembered of one user (and agent), without a dialogue. Raises InvalidInput for unusable names."""
         return Memories(self.store, self.store.scope(_space(user, agent)), self.writer)
+
+    def log(self, *, user: str, agent: str = "") -> ScopedLog:
+        """Plain values under ordered keys for one user (and agent): they are never embedded, recalled or read.
+
+        Raises InvalidInput for unusable names.
+        """
+        return self.store.log(_space(user, agent))
 
     def embed(self, texts: Sequence[str]) -> tuple[Vector, int]:
         """Vectors of texts as recall sees them: float32 (n, dim), each of length 1; and how many tokens they have.

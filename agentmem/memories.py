@@ -19,6 +19,9 @@ from agentmem.store.rows import Filters
 from agentmem.text import check_text
 from agentmem.writer import Turn, Writer
 
+MOST_CHUNKS = 2**31 - 1
+"""Of one turn: as many as there are."""
+
 
 class Memories:
     """The memories of one scope. No call reaches beyond it; an id of another scope is answered like an unknown one."""
@@ -35,6 +38,7 @@ class Memories:
         self,
         text: str,
         *,
+        id: str | None = None,
         role: Role | str = Role.USER,
         session: str | None = None,
         tags: Sequence[str] = (),
@@ -43,20 +47,37 @@ class Memories:
     ) -> list[Memory]:
         """Remember a text: one memory per chunk, in one transaction. Returns after the commit; KV follows.
 
+        With an ``id`` of your own, adding the same text again changes nothing. It is the turn's, and the first chunk's
+        memory has it too: ``get(id)`` finds a text of one chunk, ``list(turns=[id])`` all chunks of a longer one, those
+        behind the first being called ``<id>-1`` and so on.
+
         With ``ttl`` (a timedelta, or "12h", "30d", "8w") it is forgotten after so long, pinned or not.
 
-        Raises InvalidInput for text that cannot be stored, and StoreError when nothing was stored.
+        Raises InvalidInput for text that cannot be stored, or an id that another text has; and StoreError when nothing
+        was stored.
         """
         turn = Turn(
             Role(role),
             check_text(text),
             session,
-            uuid4().hex,
+            uuid4().hex if id is None else id,
             tags=tuple(tags),
             meta=meta or {},
             expires_at=_expiry(ttl),
+            named=id is not None,
         )
-        return self._writer.write(self._handle, [turn])
+        return (self._same(turn) if turn.named else None) or self._writer.write(self._handle, [turn])
+
+    def _same(self, turn: Turn) -> list[Memory] | None:
+        """What is stored of this turn already, if that is all of it. Raises InvalidInput if it is longer than this."""
+        there = sorted(self._handle.list(turns=[turn.id], limit=MOST_CHUNKS), key=lambda memory: memory.chunk_no)
+        if not there:
+            return None
+        texts = [chunk.text for chunk in chunk_text(turn.text, self._writer.spans)]
+        if there[-1].chunk_no >= len(texts):
+            raise InvalidInput(f"id {turn.id!r} is taken by a longer text; delete that one first, or choose another id")
+        whole = [memory.text for memory in there] == texts and there[0].scope.session == turn.session
+        return there if whole else None  # the store refuses what differs, and adds what was evicted
 
     def search(
         self, text: str, *, top_k: int = 8, threshold: float | None = None, explain: bool = False, **filters: Any
@@ -71,7 +92,7 @@ class Memories:
 
         Sort by created_at, last_used, uses, attention, frequency, n_tokens or kv_bytes; '-' for descending.
 
-        Filters: role, tags, tier, session, since, until, pinned, min_uses, turns.
+        Filters: role, tags, under, meta, tier, session, since, until, pinned, min_uses, turns.
         """
         return self._handle.list(sort=sort, limit=limit, offset=offset, **filters)
 

@@ -44,6 +44,12 @@ class Turn:
     tags: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
     expires_at: datetime | None = None
+    named: bool = False
+    """The id is a caller's own: the memory of the first chunk has it too, so that a short text is found by it."""
+
+    def memory_id(self, number: int) -> str:
+        """Id of the memory that a chunk becomes."""
+        return self.id if self.named and number == 0 else chunk_id(self.id, number)
 
 
 class Writer:
@@ -92,7 +98,7 @@ class Writer:
         vectors = self.embedder.embed([chunk.text for _, _, chunk in cut])
         return [
             NewMemory(
-                id=chunk_id(turn.id, number),
+                id=turn.memory_id(number),
                 text=chunk.text,
                 role=turn.role,
                 turn=turn.id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -12,6 +12,7 @@ from agentmem.errors import InvalidInput
 from agentmem.records import Memory, Read, Role, Scope, Tier
 from agentmem.store.eviction import decayed
 from agentmem.store.inputs import check_int, check_name, check_role, check_session, check_tags, from_us, to_us
+from agentmem.store.meta_filter import meta_conditions
 from agentmem.store.places import AnyRow, Place
 from agentmem.store.schema import KVPayload, MemoryRow, MemoryTag, MemoryUsage, SessionRow, Turn, totalled
 
@@ -25,6 +26,10 @@ class Filters(TypedDict, total=False):
     role: Role | str
     tags: Sequence[str]
     """Every one of these."""
+    under: str
+    """With a tag that is this path or lies below it: its segments, between ``/``, are compared whole."""
+    meta: Mapping[str, str | float | None]
+    """Each key is in ``meta``, at its top, with just this str, number, bool or None."""
     tier: Tier | str
     """``warm`` or ``cold``; what is hot is known to the process that holds it, not to the store."""
     session: str
@@ -56,6 +61,16 @@ def filter_conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
     for tag in check_tags(filters.get("tags", ())):
         tagged = sa.select(MemoryTag.memory_id).where(MemoryTag.memory_id == MemoryRow.id, MemoryTag.tag == tag)
         found.append(tagged.correlate(MemoryRow).exists())
+    if "under" in filters:
+        path = check_name(filters["under"], "under")
+        # Not LIKE, to which SQLite gives no heed to case.
+        below = sa.func.substr(MemoryTag.tag, 1, len(path) + 1) == f"{path}/"
+        tagged = sa.select(MemoryTag.memory_id).where(
+            MemoryTag.memory_id == MemoryRow.id, sa.or_(MemoryTag.tag == path, below)
+        )
+        found.append(tagged.correlate(MemoryRow).exists())
+    if "meta" in filters:
+        found += meta_conditions(filters["meta"])
     if "tier" in filters:
         found.append(HAS_KV if _tier(filters["tier"]) is Tier.WARM else ~HAS_KV)
     if "session" in filters:

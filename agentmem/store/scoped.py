@@ -247,7 +247,7 @@ class ScopedMemories:
                 largest first.
             limit: most to return.
             offset: how many to skip.
-            filters: role, tags, tier, session, since, until, pinned, min_uses, turns.
+            filters: role, tags, under, meta, tier, session, since, until, pinned, min_uses, turns.
         """
         check_int(limit, "limit", 0)
         check_int(offset, "offset", 0)
