@@ -13,7 +13,7 @@ from agentmem.errors import InvalidInput
 from agentmem.store.inputs import check_meta
 from agentmem.store.schema import MemoryRow
 
-MAX_FILTER = 8192
+MAX_FILTER = 65_536
 """Longest ``meta`` of a filter, in bytes of JSON."""
 
 

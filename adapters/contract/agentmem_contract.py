@@ -1,0 +1,119 @@
+"""Stories that every adapter passes, told with its own framework, the bundled model and real processes.
+
+A test module of the adapter subclasses ``MemoryStories`` (and ``ModelStories``, if it brings a model) and says how its
+framework speaks; the stories are the same for all.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from agentmem import MemoryLLM
+
+import no_network  # noqa: F401  # who imports this module is watched from then on
+from babbler import make_babbler
+
+CONTRACT = Path(__file__).resolve().parent
+City = Literal["Lisbon"]
+
+
+def python(*arguments: object) -> str:
+    """What a real, separate process without network prints. The test fails when it does."""
+    switch = "import runpy, sys, no_network; del sys.argv[0]; runpy.run_path(sys.argv[0], None, '__main__')"
+    command = [sys.executable, "-W", "error", "-c", switch, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(CONTRACT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+class MemoryStories(ABC):
+    """What is told is remembered, by whom it was told, until it is forgotten."""
+
+    example: Path
+    """``examples/bot.py`` of the adapter: prints its answer to ``python bot.py STORE USER TEXT``."""
+
+    @abstractmethod
+    def say(self, llm: MemoryLLM, user: str, text: str) -> str:
+        """A user says something in a dialogue that begins with it; the answer."""
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Path:
+        return tmp_path / "memory.db"
+
+    @pytest.fixture
+    def llm(self, store: Path) -> Iterator[MemoryLLM]:
+        with MemoryLLM(store=store) as opened:
+            yield opened
+
+    def test_remembers_tomorrow(self, store: Path) -> None:
+        python(self.example, store, "ada", "My dog is called Biscuit.")
+        assert "Biscuit" in python(self.example, store, "ada", "What is my dog called?")
+        assert "Biscuit" not in python(self.example, store, "bob", "What is my dog called?")
+
+    def test_users_are_apart(self, llm: MemoryLLM) -> None:
+        self.say(llm, "ada", "My dog is called Biscuit.")
+        self.say(llm, "bob", "My dog is called Bruno.")
+        assert "Biscuit" in self.say(llm, "ada", "What is my dog called?")
+        answer = self.say(llm, "bob", "What is my dog called?")
+        assert "Bruno" in answer
+        assert "Biscuit" not in answer
+
+    def test_what_is_forgotten_is_gone(self, llm: MemoryLLM) -> None:
+        self.say(llm, "ada", "My dog is called Biscuit.")
+        assert "Biscuit" in self.say(llm, "ada", "What is my dog called?")
+        memories = llm.memories(user="ada")
+        memories.delete([memory.id for memory in memories.list(limit=1000)])
+        assert "Biscuit" not in self.say(llm, "ada", "What is my dog called?")
+
+
+class ModelStories(MemoryStories):
+    """A model that the framework runs: streaming, stopping, and calling tools."""
+
+    @abstractmethod
+    def stream(self, llm: MemoryLLM, user: str, text: str) -> Iterator[str]:
+        """As ``say``, piece by piece: a generator that, when closed, closes the framework's stream."""
+
+    @abstractmethod
+    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[City], str]) -> str:
+        """The framework's own agent loop: the model must call the tool once, and then answers."""
+
+    @pytest.fixture(scope="session")
+    def babbler(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return make_babbler(tmp_path_factory.mktemp("babbler"))
+
+    def test_a_stream_is_the_answer_in_pieces(self, llm: MemoryLLM) -> None:
+        self.say(llm, "ada", "My dog is called Biscuit.")
+        pieces = list(self.stream(llm, "ada", "What is my dog called?"))
+        assert len([piece for piece in pieces if piece]) > 1
+        assert "".join(pieces) == self.say(llm, "ada", "What is my dog called?")
+
+    def test_a_closed_stream_stops_the_model(self, store: Path, babbler: Path) -> None:
+        with MemoryLLM(babbler, store=store, max_new_tokens=8000) as llm:
+            with closing(self.stream(llm, "ada", "Go on and on.")) as pieces:
+                heard = "".join(next(pieces) for _ in range(5))
+            (kept,) = llm.memories(user="ada").list(role="assistant")
+            assert kept.text.startswith(heard.strip())
+            assert kept.n_tokens < 100
+
+    def test_a_tool_is_called_and_its_result_answered(self, llm: MemoryLLM) -> None:
+        asked: list[str] = []
+
+        def weather(city: City) -> str:
+            """The weather in a city."""
+            asked.append(city)
+            return "It rains in Lisbon."
+
+        answer = self.say_with_tool(llm, "ada", "How is the weather in Lisbon?", weather)
+        assert asked == ["Lisbon"]
+        assert answer.strip()
+        assert "It rains in Lisbon." in [memory.text for memory in llm.memories(user="ada").list(role="tool")]

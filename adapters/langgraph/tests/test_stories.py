@@ -1,0 +1,22 @@
+"""The stories of all adapters, told by a graph whose node answers from the store."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from agentmem import MemoryLLM
+
+from agentmem_contract import MemoryStories
+
+BOT = Path(__file__).parent.parent / "examples" / "bot.py"
+_spec = importlib.util.spec_from_file_location("bot", BOT)
+bot = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(bot)
+
+
+class TestStories(MemoryStories):
+    example = BOT
+
+    def say(self, llm: MemoryLLM, user: str, text: str) -> str:
+        return bot.build(llm, user).invoke({"said": text, "answer": ""})["answer"]
