@@ -12,9 +12,11 @@ OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests
 # A process per core; the tests of a file stay together, since they share what is costly to set up.
 WORKERS := --numprocesses auto --dist loadfile
 
+ADAPTERS := langchain langgraph
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check test-newest test-oldest conformance docs clean
+.PHONY: help demo test check test-newest test-oldest test-adapters conformance docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,12 +43,27 @@ conformance: $(VENV)/dev.stamp ## the official MCP conformance tool against both
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/conformance node@22 @modelcontextprotocol/conformance@0.1.16
 	$(BIN)/python tests/server/mcp_conformance.py $(VENV)/conformance
 
+test-adapters: $(ADAPTERS:%=adapter-%) ## the tests of every adapter, each in an environment of its own (`make adapter-langgraph`: of one)
+
+adapter-%: adapters/%/.venv/stamp
+	cd adapters/$* && .venv/bin/python -m pytest
+	cd adapters/$* && PYTHONPATH=.venv/oldest .venv/bin/python -m pytest
+
 docs: $(VENV)/dev.stamp ## write docs/cli.md anew from the program's own help, and draw the pictures of docs/recipes.md
 	$(BIN)/python docs/build_cli.py
 	$(BIN)/python docs/build_pictures.py
 
+# Newest versions in the environment, the oldest supported ones of the framework beside it, to be laid over them.
+adapters/%/.venv/stamp: adapters/%/pyproject.toml adapters/%/constraints.txt adapters/%/constraints-oldest.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -c constraints.txt "$(TORCH)"
+	$(@D)/bin/python -m pip --disable-pip-version-check install -c constraints.txt -c adapters/$*/constraints.txt --editable . --editable "adapters/$*[test]"
+	rm -rf $(@D)/oldest
+	$(@D)/bin/python -m pip --disable-pip-version-check install --no-deps --target $(@D)/oldest --requirement adapters/$*/constraints-oldest.txt
+	@touch $@
+
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf $(VENV) adapters/*/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

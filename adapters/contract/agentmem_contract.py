@@ -7,6 +7,7 @@ framework speaks; the stories are the same for all.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -26,12 +27,12 @@ CONTRACT = Path(__file__).resolve().parent
 City = Literal["Lisbon"]
 
 
-def python(*arguments: object) -> str:
+def python(*arguments: object, cwd: Path | None = None) -> str:
     """What a real, separate process without network prints. The test fails when it does."""
     switch = "import runpy, sys, no_network; del sys.argv[0]; runpy.run_path(sys.argv[0], None, '__main__')"
     command = [sys.executable, "-W", "error", "-c", switch, *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(CONTRACT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -39,8 +40,8 @@ def python(*arguments: object) -> str:
 class MemoryStories(ABC):
     """What is told is remembered, by whom it was told, until it is forgotten."""
 
-    example: Path
-    """``examples/bot.py`` of the adapter: prints its answer to ``python bot.py STORE USER TEXT``."""
+    folder: Path
+    """The adapter's. Its ``examples/bot.py`` prints the answer to ``python bot.py STORE USER TEXT``."""
 
     @abstractmethod
     def say(self, llm: MemoryLLM, user: str, text: str) -> str:
@@ -56,9 +57,20 @@ class MemoryStories(ABC):
             yield opened
 
     def test_remembers_tomorrow(self, store: Path) -> None:
-        python(self.example, store, "ada", "My dog is called Biscuit.")
-        assert "Biscuit" in python(self.example, store, "ada", "What is my dog called?")
-        assert "Biscuit" not in python(self.example, store, "bob", "What is my dog called?")
+        bot = self.folder / "examples" / "bot.py"
+        python(bot, store, "ada", "My dog is called Biscuit.")
+        assert "Biscuit" in python(bot, store, "ada", "What is my dog called?")
+        assert "Biscuit" not in python(bot, store, "bob", "What is my dog called?")
+
+    def test_the_quickstart_does_what_it_shows(self, tmp_path: Path) -> None:
+        blocks = re.findall(
+            r"^```(python|text)\n(.*?)^```", (self.folder / "README.md").read_text("utf-8"), re.M | re.S
+        )
+        script = tmp_path / "quickstart.py"
+        script.write_text("".join(block for kind, block in blocks if kind == "python"), "utf-8")
+        shown = "".join(block for kind, block in blocks if kind == "text").strip()
+        assert shown
+        assert python(script, cwd=tmp_path) == shown
 
     def test_users_are_apart(self, llm: MemoryLLM) -> None:
         self.say(llm, "ada", "My dog is called Biscuit.")
@@ -87,8 +99,9 @@ class ModelStories(MemoryStories):
     def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[City], str]) -> str:
         """The framework's own agent loop: the model must call the tool once, and then answers."""
 
-    @pytest.fixture(scope="session")
-    def babbler(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def babbler(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return make_babbler(tmp_path_factory.mktemp("babbler"))
 
     def test_a_stream_is_the_answer_in_pieces(self, llm: MemoryLLM) -> None:

@@ -9,14 +9,14 @@ from agentmem import MemoryLLM
 
 from agentmem_contract import MemoryStories
 
-BOT = Path(__file__).parent.parent / "examples" / "bot.py"
-_spec = importlib.util.spec_from_file_location("bot", BOT)
+FOLDER = Path(__file__).parent.parent
+_spec = importlib.util.spec_from_file_location("bot", FOLDER / "examples" / "bot.py")
 bot = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bot)
 
 
 class TestStories(MemoryStories):
-    example = BOT
+    folder = FOLDER
 
     def say(self, llm: MemoryLLM, user: str, text: str) -> str:
         return bot.build(llm, user).invoke({"said": text, "answer": ""})["answer"]

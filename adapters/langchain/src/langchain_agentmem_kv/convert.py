@@ -1,0 +1,101 @@
+"""LangChain's messages, tools and choices as ``Conversation`` takes them, and replies as LangChain takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.messages import AIMessageChunk, BaseMessage, convert_to_openai_messages
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+
+from agentmem import InvalidInput, Message, Reply, Role, ToolCall
+from agentmem.tools import call_text
+
+NOTHING = "(nothing)"
+"""What stands for a tool's result without any text."""
+
+
+def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
+    """The dialogue: system messages as one, in front; an assistant's turns without any words are left out.
+
+    Raises:
+        InvalidInput: something in a message that is no text.
+    """
+    system: list[str] = []
+    said: list[Message] = []
+    for message in convert_to_openai_messages(messages):
+        role, text = message["role"], _text(message.get("content"))
+        if role in ("system", "developer"):
+            system.append(text)
+        elif role == "assistant":
+            calls = [call["function"] for call in message.get("tool_calls", ())]
+            asked = [ToolCall(name=call["name"], arguments=json.loads(call["arguments"])) for call in calls]
+            if content := call_text(text, asked):
+                said.append(Message(role=Role.ASSISTANT, content=content))
+        else:
+            said.append(Message(role=Role(role), content=text or (NOTHING if role == "tool" else "")))
+    head = "\n\n".join(text for text in system if text.strip())
+    return [*([Message(role=Role.SYSTEM, content=head)] if head else []), *said]
+
+
+def _text(content: str | list[dict[str, Any]] | None) -> str:
+    parts = [{"type": "text", "text": content or ""}] if content is None or isinstance(content, str) else content
+    for part in parts:
+        if part.get("type") not in ("text", "tool_use"):  # a call stands in ``tool_calls`` as well
+            raise InvalidInput(f"a message has a part of type {part.get('type')!r}; the model reads text only")
+    return "\n".join(part["text"] for part in parts if part["type"] == "text")
+
+
+def to_choice(tools: Sequence[Mapping[str, Any]], choice: object) -> dict[str, Any]:
+    """The tools that are offered, and whether one has to be called."""
+    if not tools or choice == "none":
+        return {}
+    if isinstance(choice, Mapping):
+        choice = choice["function"]["name"]
+    named = {True: "required", "any": "required", False: "auto", None: "auto"}
+    return {"tools": tools, "tool_choice": named.get(choice, choice)}  # type: ignore[call-overload]
+
+
+def to_schema(form: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The JSON schema of a ``response_format``; None for text."""
+    if form is None or form["type"] == "text":
+        return None
+    schema: Mapping[str, Any] = form["json_schema"]["schema"] if form["type"] == "json_schema" else {"type": "object"}
+    return schema
+
+
+def session_of(messages: Sequence[Message]) -> str:
+    """A name for a dialogue that is sent whole each time: made from its first words, which stay the same."""
+    first = next((message for message in messages if message.role is not Role.SYSTEM), None)
+    return "chat-" + hashlib.sha256(f"{first and first.content}".encode()).hexdigest()[:24]
+
+
+def to_end(reply: Reply, model: str) -> AIMessageChunk:
+    """What is known at the end of a reply: calls, usage, and which memories were read."""
+    prompt = reply.usage.prompt_tokens + reply.usage.memory_tokens
+    read = [{"id": one.memory.id, "text": one.memory.text, "attention": one.attention} for one in reply.memories]
+    return AIMessageChunk(
+        content="",
+        tool_call_chunks=[
+            tool_call_chunk(name=call.name, args=json.dumps(call.arguments), id=f"call_{uuid4().hex[:24]}", index=at)
+            for at, call in enumerate(reply.tool_calls)
+        ],
+        usage_metadata=UsageMetadata(
+            input_tokens=prompt,
+            output_tokens=reply.usage.completion_tokens,
+            total_tokens=prompt + reply.usage.completion_tokens,
+            input_token_details={"cache_read": reply.usage.memory_tokens},
+        ),
+        response_metadata={
+            "finish_reason": reply.finish_reason,
+            "model_name": model,
+            "model_provider": "agentmem",
+            "memories": read,
+            "notes": list(reply.notes),
+        },
+        chunk_position="last",
+    )
