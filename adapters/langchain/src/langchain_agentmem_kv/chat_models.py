@@ -7,15 +7,15 @@ from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.language_models.chat_models import LangSmithParams, generate_from_stream
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.language_models.chat_models import LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
-from agentmem import MemoryLLM
+from agentmem import MemoryLLM, ReplyStream
 
 from langchain_agentmem_kv.convert import session_of, to_choice, to_end, to_messages, to_schema
 
@@ -57,9 +57,8 @@ class ChatAgentMem(BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
-        return LangSmithParams(
-            **{**params, "ls_provider": "agentmem", "ls_model_name": kwargs.get("model", self.llm.name)}
-        )  # type: ignore[typeddict-item]
+        params["ls_provider"], params["ls_model_name"] = "agentmem", kwargs.get("model", self.llm.name)
+        return params
 
     def bind_tools(
         self,
@@ -72,11 +71,10 @@ class ChatAgentMem(BaseChatModel):
         strict = [convert_to_openai_tool(tool, strict=True) for tool in tools]  # type: ignore[arg-type]
         return self.bind(tools=strict, tool_choice=tool_choice, **kwargs)
 
-    def _stream(
+    def _begin(
         self,
         messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
+        stop: list[str] | None,
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         tool_choice: str | bool | Mapping[str, Any] | None = None,
@@ -85,11 +83,10 @@ class ChatAgentMem(BaseChatModel):
         max_tokens: int | None = None,
         top_p: float = 1.0,
         seed: int | None = None,
-    ) -> Iterator[ChatGenerationChunk]:
+    ) -> ReplyStream:
         dialogue = to_messages(messages)
         session = self.session or session_of(dialogue)
-        conversation = self.llm.conversation(user=self.user, agent=self.agent, session=session)
-        with conversation.stream(
+        return self.llm.conversation(user=self.user, agent=self.agent, session=session).stream(
             dialogue,
             max_new_tokens=max_tokens or self.max_tokens,
             temperature=(self.temperature if temperature is None else temperature) or 0.0,
@@ -99,13 +96,22 @@ class ChatAgentMem(BaseChatModel):
             schema=to_schema(response_format),
             remember=self.remember,
             **to_choice(tools, tool_choice),
-        ) as pieces:
+        )
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with self._begin(messages, stop, **kwargs) as pieces:
             for piece in pieces:
                 chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
                 if run_manager is not None:
                     run_manager.on_llm_new_token(piece, chunk=chunk)
                 yield chunk
-            yield ChatGenerationChunk(message=to_end(pieces.reply, self.llm.name))
+        yield ChatGenerationChunk(message=to_end(pieces.reply, self.llm.name))
 
     def _generate(
         self,
@@ -114,4 +120,8 @@ class ChatAgentMem(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return generate_from_stream(self._stream(messages, stop, **kwargs))
+        with self._begin(messages, stop, **kwargs) as pieces:
+            for _ in pieces:
+                pass
+        message = message_chunk_to_message(to_end(pieces.reply, self.llm.name, pieces.reply.text))
+        return ChatResult(generations=[ChatGeneration(message=message)])

@@ -17,6 +17,8 @@ from agentmem.tools import call_text
 
 NOTHING = "(nothing)"
 """What stands for a tool's result without any text."""
+_PASSED_OVER = ("tool_use", "tool_call", "thinking", "reasoning")
+"""Parts that other models leave in a dialogue: calls, which stand in ``tool_calls`` as well, and thoughts."""
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
@@ -45,7 +47,7 @@ def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
 def _text(content: str | list[dict[str, Any]] | None) -> str:
     parts = [{"type": "text", "text": content or ""}] if content is None or isinstance(content, str) else content
     for part in parts:
-        if part.get("type") not in ("text", "tool_use"):  # a call stands in ``tool_calls`` as well
+        if part.get("type") not in ("text", *_PASSED_OVER):
             raise InvalidInput(f"a message has a part of type {part.get('type')!r}; the model reads text only")
     return "\n".join(part["text"] for part in parts if part["type"] == "text")
 
@@ -74,12 +76,12 @@ def session_of(messages: Sequence[Message]) -> str:
     return "chat-" + hashlib.sha256(f"{first and first.content}".encode()).hexdigest()[:24]
 
 
-def to_end(reply: Reply, model: str) -> AIMessageChunk:
-    """What is known at the end of a reply: calls, usage, and which memories were read."""
+def to_end(reply: Reply, model: str, text: str = "") -> AIMessageChunk:
+    """What is known at the end of a reply (calls, usage, which memories were read), behind a text."""
     prompt = reply.usage.prompt_tokens + reply.usage.memory_tokens
     read = [{"id": one.memory.id, "text": one.memory.text, "attention": one.attention} for one in reply.memories]
     return AIMessageChunk(
-        content="",
+        content=text,
         tool_call_chunks=[
             tool_call_chunk(name=call.name, args=json.dumps(call.arguments), id=f"call_{uuid4().hex[:24]}", index=at)
             for at, call in enumerate(reply.tool_calls)
