@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
-import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -28,12 +26,10 @@ from langgraph.store.base import (
 )
 
 from agentmem import Conflict, InvalidInput, LogEntry, Memory, MemoryLLM, NotFound
-from agentmem.store import Change, Delete, Put
 
 from langgraph_agentmem_kv.matching import matches, passes
+from langgraph_agentmem_kv.records import ROOT, Key, change, fields_of, meta_of, place, turn_of
 
-ROOT = "langgraph"
-"""First segment of all keys in the log: others may write to the same log."""
 PAGE = 1000
 """Entries and changes that the log takes at once."""
 CANDIDATES = 200
@@ -42,8 +38,6 @@ CANDIDATES = 200
 ALL = 2**31 - 1
 
 Found = tuple[LogEntry, float | None]
-Key = tuple[str, ...]
-"""The key in the log: the root, the segments of the namespace, the item's own key."""
 
 
 class AgentMemStore(BaseStore):
@@ -96,7 +90,7 @@ class AgentMemStore(BaseStore):
             results.append(result)
         for start in range(0, len(puts), PAGE):
             keys = list(puts)[start : start + PAGE]
-            self._log.apply([_change(key, puts[key]) for key in keys])
+            self._log.apply([change(key, puts[key]) for key in keys])
             self._index(keys)
         return results
 
@@ -111,12 +105,12 @@ class AgentMemStore(BaseStore):
         if entry is None:
             return None
         self._touch([entry], op.refresh_ttl)
-        return Item(**_fields(entry))
+        return Item(**fields_of(entry))
 
     def _search(self, op: SearchOp) -> list[SearchItem]:
         page = list(itertools.islice(self._found(op), op.offset, op.offset + op.limit))
         self._touch([entry for entry, _ in page], op.refresh_ttl)
-        return [SearchItem(**_fields(entry), score=score) for entry, score in page]
+        return [SearchItem(**fields_of(entry), score=score) for entry, score in page]
 
     def _found(self, op: SearchOp) -> Iterator[Found]:
         """Each item once: with a query those that it finds, best first, and then all others."""
@@ -129,8 +123,7 @@ class AgentMemStore(BaseStore):
 
     def _alike(self, op: SearchOp) -> Iterator[Found]:
         """Items whose memories are found, best first; with several of one item, the best counts."""
-        place = _place(op.namespace_prefix)
-        hits = self._memories.search(str(op.query), top_k=CANDIDATES, meta=place)
+        hits = self._memories.search(str(op.query), top_k=CANDIDATES, meta=place(op.namespace_prefix))
         keys = [tuple(hit.memory.meta[ROOT]) for hit in hits]
         for entry, hit in zip(self._log.get_many(keys), hits, strict=True):
             if entry is not None:
@@ -164,20 +157,22 @@ class AgentMemStore(BaseStore):
         with self._indexing:
             before: list[LogEntry | None] = []
             while (entries := self._log.get_many(keys)) != before:
-                texts = {_turn(entry.key): (entry, text) for entry in entries if entry and (text := self._text(entry))}
+                texts = {
+                    turn_of(entry.key): (entry, text) for entry in entries if entry and (text := self._text(entry))
+                }
                 there = self._indexed(keys)
                 for memory in there:
-                    if memory.turn not in texts or memory.meta != _meta(*texts[memory.turn]):
+                    if memory.turn not in texts or memory.meta != meta_of(*texts[memory.turn]):
                         with suppress(NotFound):  # another process has just removed it
                             self._memories.delete(memory.id)
                 for turn, (entry, text) in texts.items():
                     with suppress(InvalidInput):  # another process has indexed another text: the log says so
-                        self._memories.add(text, id=turn, meta=_meta(entry, text))
+                        self._memories.add(text, id=turn, meta=meta_of(entry, text))
                     self._keep(entry)
                 before = entries
 
     def _indexed(self, keys: Sequence[Key]) -> list[Memory]:
-        return self._memories.list(turns=[_turn(key) for key in keys], limit=ALL)
+        return self._memories.list(turns=[turn_of(key) for key in keys], limit=ALL)
 
     def _keep(self, entry: LogEntry) -> None:
         """The memories of an item last as long as it does."""
@@ -192,38 +187,3 @@ class AgentMemStore(BaseStore):
         value, index = entry.value["value"], entry.value["index"]
         paths = (self.fields or (["*"] if len(value) == 1 else ["$"])) if index is None else index or []
         return "\n".join(text for path in paths for text in get_text_at_path(value, path)).strip()
-
-
-def _change(key: Key, op: PutOp) -> Change:
-    if op.value is None:
-        return Delete(key)
-    index = op.index if op.index is None else list(op.index or ())
-    now = datetime.now(UTC)
-    record = {"value": dict(op.value), "index": index, "ttl": op.ttl, "updated_at": now.isoformat()}
-    return Put(key, record, expires_at=None if op.ttl is None else now + timedelta(minutes=op.ttl))
-
-
-def _turn(key: Sequence[Any]) -> str:
-    """Id of the turn that an item is as a memory."""
-    return f"{ROOT}-{hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:32]}"
-
-
-def _meta(entry: LogEntry, text: str) -> dict[str, Any]:
-    """What is noted with a memory: its item, and by which segments it is found."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return {ROOT: list(entry.key), f"{ROOT}_text": digest, **_place(entry.key[1:-1])}
-
-
-def _place(namespace: Sequence[Any]) -> dict[str, Any]:
-    return {f"{ROOT}_{at}": segment for at, segment in enumerate(namespace)}
-
-
-def _fields(entry: LogEntry) -> dict[str, Any]:
-    """An entry as the fields of an ``Item``."""
-    return {
-        "namespace": entry.key[1:-1],
-        "key": entry.key[-1],
-        "value": entry.value["value"],
-        "created_at": entry.created_at,
-        "updated_at": datetime.fromisoformat(entry.value["updated_at"]),
-    }
