@@ -49,6 +49,13 @@ def test_what_is_put_is_read_by_attention(store: AgentMemStore, llm: MemoryLLM) 
     assert "Biscuit" not in llm.conversation(user="ada").chat("What is my dog called?", remember=False).text
 
 
+def test_memories_that_are_no_items_are_not_found(store: AgentMemStore, llm: MemoryLLM) -> None:
+    llm.memories(user="ada").add("I like green tea.", meta={"topic": "tea"})
+    assert store.search((), query="tea") == []
+    store.put(("a",), "one", {"text": "black tea"})
+    assert [item.key for item in store.search((), query="green tea")] == ["one"]
+
+
 def test_only_what_is_indexed_is_a_memory(store: AgentMemStore, llm: MemoryLLM) -> None:
     store.put(("a",), "state", {"text": "step one"}, index=False)
     assert texts(llm) == []

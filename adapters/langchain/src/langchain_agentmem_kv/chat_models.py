@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.language_models.chat_models import LangSmithParams
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
@@ -68,7 +68,7 @@ class ChatAgentMem(BaseChatModel):
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Offer tools. A choice of "any", or of a name, forces a call whose arguments follow the tool's schema."""
-        strict = [convert_to_openai_tool(tool, strict=True) for tool in tools]  # type: ignore[arg-type]
+        strict = [convert_to_openai_tool(tool, strict=True) for tool in tools]
         return self.bind(tools=strict, tool_choice=tool_choice, **kwargs)
 
     def _begin(

@@ -59,7 +59,7 @@ def to_choice(tools: Sequence[Mapping[str, Any]], choice: object) -> dict[str, A
     if isinstance(choice, Mapping):
         choice = choice["function"]["name"]
     named = {True: "required", "any": "required", False: "auto", None: "auto"}
-    return {"tools": tools, "tool_choice": named.get(choice, choice)}  # type: ignore[call-overload]
+    return {"tools": tools, "tool_choice": named.get(choice, choice)}
 
 
 def to_schema(form: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

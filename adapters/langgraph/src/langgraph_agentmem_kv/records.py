@@ -42,8 +42,8 @@ def meta_of(entry: LogEntry, text: str) -> dict[str, Any]:
 
 
 def place(namespace: Sequence[Any]) -> dict[str, Any]:
-    """The segments of a namespace, as ``meta`` holds them and as it is filtered by them."""
-    return {f"{ROOT}_{at}": segment for at, segment in enumerate(namespace)}
+    """What ``meta`` of an item says of its namespace, and what finds the items of all that begin so."""
+    return {f"{ROOT}_item": True, **{f"{ROOT}_{at}": segment for at, segment in enumerate(namespace)}}
 
 
 def fields_of(entry: LogEntry) -> dict[str, Any]:

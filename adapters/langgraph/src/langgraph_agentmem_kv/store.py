@@ -130,7 +130,7 @@ class AgentMemStore(BaseStore):
                 yield entry, hit.score
 
     def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
-        every = {entry.key[1:-1] for entry in self._below(())}
+        every: set[tuple[str, ...]] = {fields_of(entry)["namespace"] for entry in self._below(())}
         chosen = {one for one in every if all(matches(one, condition) for condition in op.match_conditions or ())}
         return sorted({one[: op.max_depth] for one in chosen})[op.offset : op.offset + op.limit]
 
@@ -157,9 +157,8 @@ class AgentMemStore(BaseStore):
         with self._indexing:
             before: list[LogEntry | None] = []
             while (entries := self._log.get_many(keys)) != before:
-                texts = {
-                    turn_of(entry.key): (entry, text) for entry in entries if entry and (text := self._text(entry))
-                }
+                items = [(entry, self._text(entry)) for entry in entries if entry is not None]
+                texts = {turn_of(entry.key): (entry, text) for entry, text in items if text}
                 there = self._indexed(keys)
                 for memory in there:
                     if memory.turn not in texts or memory.meta != meta_of(*texts[memory.turn]):
@@ -171,7 +170,7 @@ class AgentMemStore(BaseStore):
                     self._keep(entry)
                 before = entries
 
-    def _indexed(self, keys: Sequence[Key]) -> list[Memory]:
+    def _indexed(self, keys: Sequence[Sequence[Any]]) -> list[Memory]:
         return self._memories.list(turns=[turn_of(key) for key in keys], limit=ALL)
 
     def _keep(self, entry: LogEntry) -> None:
@@ -179,7 +178,7 @@ class AgentMemStore(BaseStore):
         ttl = entry.value["ttl"]
         for memory in self._indexed([entry.key]):
             if ttl is not None or memory.expires_at is not None:
-                with suppress(NotFound):
+                with suppress(NotFound):  # another process has just removed it
                     self._memories.expire(memory.id, None if ttl is None else timedelta(minutes=ttl))
 
     def _text(self, entry: LogEntry) -> str:
