@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
@@ -113,6 +114,28 @@ class ChatAgentMem(BaseChatModel):
                 yield chunk
         yield ChatGenerationChunk(message=to_end(pieces.reply, self.llm.name))
 
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        pieces = await asyncio.to_thread(self._begin, messages, stop, **kwargs)
+        step: asyncio.Task[str | None] | None = None
+        try:
+            while (piece := await asyncio.shield(step := asyncio.create_task(_next(pieces)))) is not None:
+                chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(piece, chunk=chunk)
+                yield chunk
+        finally:  # also when the consumer leaves: a step that is under way is waited for, and none follows
+            pieces.cancel()
+            if step is not None:
+                await asyncio.wait([step])
+            await asyncio.to_thread(pieces.close)
+        yield ChatGenerationChunk(message=to_end(pieces.reply, self.llm.name))
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -125,3 +148,7 @@ class ChatAgentMem(BaseChatModel):
                 pass
         message = message_chunk_to_message(to_end(pieces.reply, self.llm.name, pieces.reply.text))
         return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+async def _next(pieces: ReplyStream) -> str | None:
+    return await asyncio.to_thread(next, pieces, None)
