@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 
 from agentmem import MemoryLLM, ReplyStream
 
-from langchain_agentmem_kv.convert import session_of, to_choice, to_end, to_messages, to_schema
+from langchain_agentmem_kv.convert import session_of, to_choice, to_end, to_messages
 
 
 class ChatAgentMem(BaseChatModel):
@@ -94,7 +94,7 @@ class ChatAgentMem(BaseChatModel):
             top_p=top_p,
             seed=seed,
             stop=stop or self.stop or (),
-            schema=to_schema(response_format),
+            response_format=response_format,
             remember=self.remember,
             **to_choice(tools, tool_choice),
         )

@@ -6,23 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import uuid4
 
 from langchain_core.messages import AIMessageChunk, BaseMessage, convert_to_openai_messages
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 
-from agentmem import InvalidInput, Message, Reply, Role, ToolCall
-from agentmem.tools import call_text
+from agentmem import InvalidInput, Message, Reply, Role
 
-NOTHING = "(nothing)"
-"""What stands for a tool's result without any text."""
 _PASSED_OVER = ("tool_use", "tool_call", "thinking", "reasoning")
 """Parts that other models leave in a dialogue: calls, which stand in ``tool_calls`` as well, and thoughts."""
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
-    """The dialogue: system messages as one, in front; an assistant's turns without any words are left out.
+    """The dialogue: system messages as one, in front; the others as they are, without what is no text.
 
     Raises:
         InvalidInput: something in a message that is no text.
@@ -30,16 +26,11 @@ def to_messages(messages: Sequence[BaseMessage]) -> list[Message]:
     system: list[str] = []
     said: list[Message] = []
     for message in convert_to_openai_messages(messages):
-        role, text = message["role"], _text(message.get("content"))
-        if role in ("system", "developer"):
+        text = _text(message.get("content"))
+        if message["role"] in ("system", "developer"):
             system.append(text)
-        elif role == "assistant":
-            calls = [call["function"] for call in message.get("tool_calls", ())]
-            asked = [ToolCall(name=call["name"], arguments=json.loads(call["arguments"])) for call in calls]
-            if content := call_text(text, asked):
-                said.append(Message(role=Role.ASSISTANT, content=content))
         else:
-            said.append(Message(role=Role(role), content=text or (NOTHING if role == "tool" else "")))
+            said.append(Message.model_validate(message | {"content": text}))
     head = "\n\n".join(text for text in system if text.strip())
     return [*([Message(role=Role.SYSTEM, content=head)] if head else []), *said]
 
@@ -56,18 +47,10 @@ def to_choice(tools: Sequence[Mapping[str, Any]], choice: object) -> dict[str, A
     """The tools that are offered, and whether one has to be called."""
     if not tools or choice == "none":
         return {}
-    if isinstance(choice, Mapping):
-        choice = choice["function"]["name"]
+    if isinstance(choice, str) and choice not in ("any", "auto", "required"):
+        choice = {"type": "function", "function": {"name": choice}}
     named = {True: "required", "any": "required", False: "auto", None: "auto"}
-    return {"tools": tools, "tool_choice": named.get(choice, choice)}
-
-
-def to_schema(form: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The JSON schema of a ``response_format``; None for text."""
-    if form is None or form["type"] == "text":
-        return None
-    schema: Mapping[str, Any] = form["json_schema"]["schema"] if form["type"] == "json_schema" else {"type": "object"}
-    return schema
+    return {"tools": tools, "tool_choice": choice if isinstance(choice, Mapping) else named.get(choice, choice)}
 
 
 def session_of(messages: Sequence[Message]) -> str:
@@ -83,7 +66,7 @@ def to_end(reply: Reply, model: str, text: str = "") -> AIMessageChunk:
     return AIMessageChunk(
         content=text,
         tool_call_chunks=[
-            tool_call_chunk(name=call.name, args=json.dumps(call.arguments), id=f"call_{uuid4().hex[:24]}", index=at)
+            tool_call_chunk(name=call.name, args=json.dumps(call.arguments), id=call.id, index=at)
             for at, call in enumerate(reply.tool_calls)
         ],
         usage_metadata=UsageMetadata(
