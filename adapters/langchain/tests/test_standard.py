@@ -56,7 +56,7 @@ class TestIntegration(Model, ChatModelIntegrationTests):
     async def test_tool_calling_async(self, model: BaseChatModel) -> None:
         await super().test_tool_calling_async(model)
 
-    @untrained
+    @by_chance
     def test_tool_choice(self, model: BaseChatModel) -> None:
         super().test_tool_choice(model)
 
@@ -77,6 +77,10 @@ class TestIntegration(Model, ChatModelIntegrationTests):
     @pytest.mark.parametrize("schema_type", ["pydantic", "typeddict", "json_schema"])
     async def test_structured_output_async(self, model: BaseChatModel, schema_type: str) -> None:
         await super().test_structured_output_async(model, schema_type)
+
+    @by_chance
+    def test_structured_output_pydantic_2_v1(self, model: BaseChatModel) -> None:
+        super().test_structured_output_pydantic_2_v1(model)
 
 
 class TestRetriever(Model, RetrieversIntegrationTests):
