@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from agentmem.asynchronous import AsyncReplyStream
+from agentmem.dialogue import Dialogue, check_dialogue
 from agentmem.errors import InvalidInput, NotFound
 from agentmem.memories import Memories
 from agentmem.model.generation import UNCHANGED, Generation, OnStride
@@ -19,8 +20,8 @@ from agentmem.model.grammar import Rules
 from agentmem.model.sampling import Sampling
 from agentmem.reader import Recalled
 from agentmem.reads import attention_by_token, memories_read, tokens_read
+from agentmem.recognising import PREVIOUS, Recogniser
 from agentmem.records import Memory, Message, Reply, Role, Scope, Usage
-from agentmem.store.known import ever_stored, turns_noted
 from agentmem.text import check_text
 from agentmem.tools import check_choice, check_format, check_tools, grammar, stored_message
 from agentmem.turns import (
@@ -28,7 +29,6 @@ from agentmem.turns import (
     TurnRequest,
     answer,
     branch,
-    check_dialogue,
     finished,
     noted,
     said,
@@ -37,7 +37,7 @@ from agentmem.turns import (
     words,
 )
 from agentmem.window import Window, fit
-from agentmem.writer import Turn, chunk_id
+from agentmem.writer import Turn
 
 if TYPE_CHECKING:
     from agentmem.llm import MemoryLLM
@@ -46,12 +46,6 @@ RESUMED_CHUNKS = 64
 """Newest chunks of a session that is opened again, from which its window is made."""
 
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
-
-PREVIOUS = "previous"
-"""In the ``meta`` of a turn whose id was given: the turn that it follows."""
-
-RECOGNISED = 500
-"""Turns of a resent list that are looked up at once."""
 
 QUERY_CHARACTERS = 1000
 """Recall looks for what the end of the newest message is about."""
@@ -73,8 +67,11 @@ class Conversation:
         self._past: list[tuple[Message, str]] = []
         """Messages of the window with the ids of their turns."""
         self._seed = uuid4().hex
-        self._stored: dict[str, list[str]] = {}
-        """Memory ids by turn id, of what this conversation wrote."""
+        self._stored = Recogniser(llm.store, self._handle, session)
+        self._dialogue: Dialogue | None = None
+        """The whole list that was sent last."""
+        self._begins: str | None = None
+        """The turn that the window began with."""
         self._previous: dict[str, str] = {}
         """The turn that came before, of turns whose ids were given."""
         self._lock = threading.Lock()
@@ -134,7 +131,8 @@ class Conversation:
         reply_turn: str | None = None,
     ) -> ReplyStream:
         """``chat``, piece by piece. Bad input raises here, not at the first piece."""
-        system, messages = check_dialogue(message, self.system)
+        whole = after is None and not isinstance(message, str)
+        system, messages = self._checked(message, whole)
         checked = check_tools(tools)
         offered = () if tool_choice == "none" else checked
         required, schema = check_choice(tool_choice, checked), check_format(response_format)
@@ -151,7 +149,7 @@ class Conversation:
         request = TurnRequest(
             system=system,
             messages=messages,
-            whole=after is None and not isinstance(message, str),
+            whole=whole,
             after=after,
             budget=min(most + 1 - limit, self._llm.window_tokens),
             max_new_tokens=limit,
@@ -164,6 +162,15 @@ class Conversation:
             reply_turn=reply_turn,
         )
         return ReplyStream(self._turn(request, done), done, request)
+
+    def _checked(self, message: object, whole: bool) -> tuple[Message | None, list[Message]]:
+        """The system text and the messages, checked: of a whole list, what is not in the one before it."""
+        if isinstance(message, str):
+            return self.system, [Message(role=Role.USER, content=check_text(message, "message"))]
+        dialogue = check_dialogue(message, self._dialogue if whole else None)
+        if whole:
+            self._dialogue = dialogue
+        return dialogue.system or self.system, dialogue.said
 
     def _grammar(
         self,
@@ -187,10 +194,12 @@ class Conversation:
         with self._one_at_a_time():
             past = self._known(request)
             render = partial(llm.model.chat.render, tools=request.tools)
-            window = fit(request.system, [message for message, _ in past], render, request.budget)
+            window = fit(request.system, past, render, request.budget, self._begins)
             # What the window does not show must be memory before it is needed.
             if request.remember:
                 self._store(past if window.cut_characters else past[: len(past) - window.kept])
+                self._begins = past[-window.kept][1]
+            self._handle.tend(llm.prefixes, fingerprint=llm.writer.fingerprint)
             starts, recalls = self._recall_prompt(past, window)
             generation = llm.model.generate(
                 window.prompt,
@@ -202,6 +211,7 @@ class Conversation:
                 stop=request.stop,
                 cancel=request.cancel,
                 grammar=request.grammar,
+                begun=llm.prefixes.of(self._handle.space, self.session),
             )
             shown = 0
             try:
@@ -244,7 +254,7 @@ class Conversation:
             found.append((stored_message(chunks[0].role, turn_text(chunks)), turn))
             if PREVIOUS in chunks[0].meta:
                 self._previous[turn] = str(chunks[0].meta[PREVIOUS])
-            self._stored[turn] = [chunk.id for chunk in chunks]
+            self._stored.chunks[turn] = [chunk.id for chunk in chunks]
         return found
 
     def _known(self, request: TurnRequest) -> list[tuple[Message, str]]:
@@ -254,29 +264,12 @@ class Conversation:
         past = self._up_to(request.after)
         return [*past, *with_ids(request.messages, past[-1][1] if past else self._seed)]
 
-    def turns_of(self, messages: Sequence[Message]) -> list[tuple[Message, str]]:
+    def turns_of(self, messages: list[Message]) -> list[tuple[Message, str]]:
         """A whole dialogue with the ids of its turns: those that were stored before keep theirs, given ones included.
 
         A reply whose id was given (``reply_turn``) is known by the turn that it follows, and by its words.
         """
-        turns = with_ids(messages, self.session)
-        self._recognise(turns)
-        for at in range(1, len(turns)):
-            (message, turn), (_, before) = turns[at], turns[at - 1]
-            if message.role is Role.ASSISTANT and turn not in self._stored and (given := self._given(message, before)):
-                turns[at:] = [(message, given), *with_ids(messages[at + 1 :], given)]
-                self._recognise(turns[at:])
-        return turns
-
-    def _given(self, message: Message, before: str) -> str | None:
-        """Id of a stored reply with these words that follows the turn ``before``."""
-        here = Scope(user=self._handle.scope.user, agent=self._handle.scope.agent, session=self.session)
-        named = turns_noted(self._llm.store, here, PREVIOUS, before)
-        words: dict[str, list[Memory]] = {}
-        for memory in self._handle.list(limit=len(named) * RESUMED_CHUNKS, turns=named) if named else ():
-            words.setdefault(memory.turn, []).append(memory)
-        wanted = message.text.strip()
-        return next((turn for turn, chunks in words.items() if turn_text(chunks) == wanted), None)
+        return self._stored.turns_of(messages)
 
     def _up_to(self, turn: str | None) -> list[tuple[Message, str]]:
         """The window's messages up to a turn of this session (None: the newest)."""
@@ -290,21 +283,6 @@ class Conversation:
             raise NotFound(f"no turn {turn!r} in this session")
         return branch(turns, turn, self._previous)
 
-    def _recognise(self, turns: Sequence[tuple[Message, str]]) -> None:
-        """Note which turns of a resent list were stored before, so that they are neither embedded nor stored again.
-
-        One that was forgotten or evicted since stays so.
-        """
-        new = [turn for _, turn in turns if turn not in self._stored]
-        for start in range(0, len(new), RECOGNISED):
-            some = new[start : start + RECOGNISED]
-            known = ever_stored(self._llm.store, self._handle.scope, [chunk_id(turn, 0) for turn in some])
-            self._stored.update({turn: [] for turn in some if chunk_id(turn, 0) in known})
-        # Only what the window may show has to be known chunk by chunk: it is not recalled as well.
-        shown = [turn for turn in new[-RESUMED_CHUNKS:] if turn in self._stored]
-        for memory in self._handle.list(limit=len(shown) * RESUMED_CHUNKS, turns=shown) if shown else ():
-            self._stored[memory.turn].append(memory.id)
-
     def _recall(
         self,
         past: list[tuple[Message, str]],
@@ -315,16 +293,19 @@ class Conversation:
     ) -> Recalled:
         """Recall for the end of the newest message (and what was generated so far), without what the window shows."""
         shown = past[len(past) - window.kept :] if not window.cut_characters else []
-        exclude = {id for _, turn in shown for id in self._stored.get(turn, ())}
+        exclude = self._stored.memory_ids(shown)
         wanted = f"{past[-1][0].text[-QUERY_CHARACTERS:]} {said}" if query is None else query
         return self._llm.reader.recall(self._handle, wanted, exclude, current)
 
     def _recall_prompt(self, past: list[tuple[Message, str]], window: Window) -> tuple[list[int], list[Recalled]]:
-        """What each stretch of the prompt reads, with its first token. The last one is whole; most recipes have one.
+        """What each stretch of the prompt reads, with its first token.
 
-        The last one recalls for the newest message, those before it for their own text (Memory3 section 3.4).
+        The last one recalls for the newest message. What is in front of that message reads nothing, or, where the
+        recipe has a stride for prompts, each stretch of it recalls for its own text (Memory3 section 3.4).
         """
         stride, n = self._llm.writer.recipe.prompt_stride, len(window.prompt)
+        if stride is None and window.settled:  # so its KV is the window's own, and serves the next turn as well
+            return [0, window.settled], [Recalled(), self._recall(past, window)]
         starts = [0] if stride is None else sorted({0, *range(n - stride, 0, -stride)})
         recalls: list[Recalled] = []
         for start, stop in pairwise(starts):
@@ -351,12 +332,11 @@ class Conversation:
     def _store(self, turns: Sequence[tuple[Message, str]], named: str | None = None) -> None:
         """Write the turns that are not stored yet, in one transaction. One whose id was given notes what it follows."""
         new = []
-        for at, (message, id) in enumerate(turns):
-            if id not in self._stored:
-                meta = {PREVIOUS: turns[at - 1][1]} if id == named else {}
-                new.append(Turn(message.role, message.text, self.session, id, meta=meta))
-        for memory in self._llm.writer.write(self._handle, new):
-            self._stored.setdefault(memory.turn, []).append(memory.id)
+        for at in range(self._stored.unstored(turns), len(turns)):
+            message, id = turns[at]
+            meta = {PREVIOUS: turns[at - 1][1]} if id == named else {}
+            new.append(Turn(message.role, message.text, self.session, id, meta=meta))
+        self._stored.add(self._llm.writer.write(self._handle, new))
 
     def _finish(
         self,
@@ -381,6 +361,7 @@ class Conversation:
             self._store(turns, request.reply_turn)
             self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
             self._past, self._resume = turns[-(window.kept + 1) :], False
+            self._llm.prefixes.note(self._handle.space, self.session, generation.prefix)
         return Reply(
             text=given.text,
             tool_calls=given.calls,

@@ -20,6 +20,7 @@ from agentmem.memories import Memories
 from agentmem.model.local import LocalModel
 from agentmem.model.stream import Layout, StreamPlan, check_plan
 from agentmem.packing import Compressed, compress
+from agentmem.prefixes import Prefixes
 from agentmem.reader import Reader
 from agentmem.rebuild import Rebuilt, rebuild
 from agentmem.recipes import Recipe, StreamRecipe, get_recipe, memory_recipe
@@ -61,7 +62,7 @@ class MemoryLLM:
         window_tokens: Tokens of recent turns kept in context; None for half of the model's context.
         max_new_tokens: Default length limit of a reply.
         codec: How KV is stored: fp32, fp16, bf16, int8, int4, or pq (product quantisation, from ``compress`` on).
-        hot_bytes: RAM for recently read KV.
+        hot_bytes: RAM for recently read KV of memories; as much again may hold that of the windows of sessions.
         eviction: Budgets and half-life; see ``EvictionPolicy``.
         kv_store: For a store on PostgreSQL, the bucket of larger KV, ``s3://bucket/prefix``; None for the database.
 
@@ -121,6 +122,7 @@ class MemoryLLM:
         self.writer.embed_pending(self.store)
         most = (chunked.top_k if chunked else 0) if top_k is None else top_k
         self.reader = Reader(self.writer, HotTier(hot_bytes), top_k=most, threshold=threshold)
+        self.prefixes = Prefixes(hot_bytes)
         self._layouts: dict[StreamPlan, Layout] = {}
 
     def conversation(

@@ -12,10 +12,11 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from agentmem.conversation import PREVIOUS, Conversation
+from agentmem.conversation import Conversation
 from agentmem.errors import InvalidInput, PayloadDamaged, StoreBusy, StoreFull, StoreUnavailable, StreamChanged
 from agentmem.model.generation import Generation
 from agentmem.model.stream import Stream
+from agentmem.recognising import PREVIOUS
 from agentmem.records import Memory, MemoryRead, Message, Reply, Role, Scope, Usage
 from agentmem.store import StoredStream
 from agentmem.tools import stored_message
@@ -247,7 +248,7 @@ class StreamConversation(Conversation):
             offset += len(page)
             for memory in page:
                 turns.setdefault(memory.turn, []).append(memory)
-        self._stored = {turn: [chunk.id for chunk in in_order(chunks)] for turn, chunks in turns.items()}
+        self._stored.begin_anew({turn: [chunk.id for chunk in in_order(chunks)] for turn, chunks in turns.items()})
         told = {turn: chunks[0].meta.get(PREVIOUS) for turn, chunks in turns.items()}
         self._previous = {turn: str(previous) for turn, previous in told.items() if previous is not None}
         return [(stored_message(chunks[0].role, turn_text(chunks)), turn) for turn, chunks in turns.items()]
@@ -262,12 +263,12 @@ class StreamConversation(Conversation):
         for block, share in shares.items():
             first = plan.n_init + block * plan.block_size
             for (turn, start), end in zip(self._fed, ends, strict=True):
-                if end <= first or start >= first + plan.block_size or turn not in self._stored:
+                if end <= first or start >= first + plan.block_size or turn not in self._stored.chunks:
                     continue
                 at = start
-                for id in self._stored[turn]:
+                for id in self._stored.chunks[turn]:
                     memory = found[id] if id in found else self._handle.get(id)
-                    stop = end if id == self._stored[turn][-1] else min(end, at + memory.n_tokens)
+                    stop = end if id == self._stored.chunks[turn][-1] else min(end, at + memory.n_tokens)
                     overlap = min(stop, first + plan.block_size) - max(at, first)
                     if overlap > 0:
                         found[id] = memory

@@ -8,17 +8,11 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
 from agentmem.errors import InvalidInput
 from agentmem.model.calls import Answer, AnswerReader
 from agentmem.model.generation import Generation
 from agentmem.model.sampling import Sampling
 from agentmem.records import FinishReason, Memory, Message, Reply, Role
-from agentmem.text import check_characters, check_text
-
-NOTHING = "(nothing)"
-"""What stands for a tool's result without any text."""
 
 
 @dataclass(frozen=True)
@@ -87,45 +81,6 @@ class ReplyStream:
         if not self._done:
             raise InvalidInput("the reply is not complete: iterate over the stream to its end, or close it, first")
         return self._done[0]
-
-
-def check_dialogue(
-    message: str | Sequence[Message | dict[str, Any]], system: Message | None
-) -> tuple[Message | None, list[Message]]:
-    """The system message (``system`` unless the list has its own) and the other messages.
-
-    System texts are joined in front, wherever they stand. An assistant's turns without a word or a call are left out, a
-    tool's result without a word is "(nothing)".
-
-    Raises:
-        InvalidInput: no text that can be stored, or no list of messages.
-    """
-    if isinstance(message, str):
-        return system, [Message(role=Role.USER, content=check_text(message, "message"))]
-    if not isinstance(message, Sequence) or isinstance(message, (bytes, bytearray)) or not message:
-        raise InvalidInput(f"message must be a str or a non-empty list of messages, not {message!r:.80}")
-    heads: list[str] = []
-    said: list[Message] = []
-    for number, given in enumerate(message):
-        try:
-            m = given if isinstance(given, Message) else Message.model_validate(given)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(step) for step in first["loc"])
-            raise InvalidInput(
-                f"message {number} is not in the form {{'role': ..., 'content': ...}}: {where}: {first['msg']}"
-            ) from None
-        blank = not m.content.strip()
-        if m.role is Role.SYSTEM:
-            heads += [] if blank else [check_characters(m.content, "content of a system message")]
-        elif m.role is Role.TOOL and blank:
-            said.append(m.model_copy(update={"content": NOTHING}))
-        elif m.role is not Role.ASSISTANT or m.text:
-            check_text(m.text, f"content of a {m.role} message")
-            said.append(m)
-    if not said:
-        raise InvalidInput("there is no message to answer: the list has only system messages, or words of nobody")
-    return (Message(role=Role.SYSTEM, content="\n\n".join(heads)) if heads else system), said
 
 
 def in_order(chunks: Iterable[Memory]) -> list[Memory]:

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FLOORS = {
     **dict.fromkeys(["__main__", "cli", "evaluation", "server"], 4),
     **dict.fromkeys(["__init__", "llm", "conversation", "memories", "reader", "reads", "streaming", "training"], 3),
-    **dict.fromkeys(["turns", "writer", "window"], 3),
+    **dict.fromkeys(["dialogue", "prefixes", "recognising", "turns", "writer", "window"], 3),
     **dict.fromkeys(["arriving", "asynchronous", "ingest", "packing", "rebuild"], 3),
     **dict.fromkeys(["recipes", "retrieval", "store", "chunking", "tools"], 2),
     **dict.fromkeys(["model"], 1),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentmem import InvalidInput, MemoryLLM, Message, Role, ToolCall
+from agentmem.dialogue import check_dialogue
 from agentmem.llm import bundled_model
 from agentmem.model.calls import PLAIN
 from agentmem.tools import check_choice, check_format, check_tools, stored_message
-from agentmem.turns import check_dialogue
 
 ADD = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
 CALL = ToolCall(name="add", arguments={"a": 4, "b": "fünf"})
@@ -84,26 +84,25 @@ def test_a_call_without_an_id_gets_one() -> None:
 )
 def test_what_is_no_message_is_refused_by_its_number(bad: Any, why: str) -> None:
     with pytest.raises(InvalidInput, match=f"(?s)message 1 .*({why})"):
-        check_dialogue([user("Hi"), bad], None)
+        check_dialogue([user("Hi"), bad])
 
 
 def test_a_dialogue_as_clients_send_it() -> None:
-    system, said = check_dialogue(
+    dialogue = check_dialogue(
         [
             {"role": "system", "content": "Be kind."},
             user("Hi"),
             {"role": "assistant", "content": ""},
             {"role": "tool", "content": "", "tool_call_id": "c1"},
             {"role": "developer", "content": "Be brief."},
-        ],
-        None,
+        ]
     )
-    assert system is not None
-    assert system.content == "Be kind.\n\nBe brief."
-    assert [(m.role.value, m.content) for m in said] == [("user", "Hi"), ("tool", "(nothing)")]
+    assert dialogue.system is not None
+    assert dialogue.system.content == "Be kind.\n\nBe brief."
+    assert [(m.role.value, m.content) for m in dialogue.said] == [("user", "Hi"), ("tool", "(nothing)")]
     for nobody in ([{"role": "system", "content": "x"}], [{"role": "assistant"}], [], b"bytes"):
         with pytest.raises(InvalidInput):
-            check_dialogue(nobody, None)  # type: ignore[arg-type]  # that is the point
+            check_dialogue(nobody)
 
 
 @pytest.mark.parametrize(

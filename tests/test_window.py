@@ -8,12 +8,18 @@ from hypothesis import strategies as st
 
 from agentmem.errors import InvalidInput
 from agentmem.records import Message, Role
-from agentmem.window import fit
+from agentmem.turns import with_ids
+from agentmem.window import Render, Window
+from agentmem.window import fit as fit_turns
 
 
 def render(messages: Sequence[Message]) -> list[int]:
     """One token per character, two per message, one for the opening of the reply."""
     return [ord(c) for m in messages for c in f"<{m.content}>"] + [0]
+
+
+def fit(system: Message | None, messages: Sequence[Message], render: Render, budget: int) -> Window:
+    return fit_turns(system, with_ids(messages, "seed"), render, budget)
 
 
 def dialogue(*texts: str) -> list[Message]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agentmem.model.attention import Placed
 from agentmem.model.constraint import Constraint
+from agentmem.model.prefix import Prefix
 from agentmem.model.sampling import Sampling
 from agentmem.records import FinishReason
 
@@ -66,6 +67,8 @@ class Request:
     """A context that keeps itself, in place of the model's own cache."""
     constraint: Constraint | None = None
     """What the answer has to follow."""
+    begun: Prefix | None = None
+    """What may be the beginning of the prompt, read before."""
     cancel: threading.Event = field(default_factory=threading.Event)
     """Set it, from any thread, to stop at the next token."""
 
@@ -80,6 +83,7 @@ class Run:
     tokens: list[Token] = field(default_factory=list)
     finish_reason: FinishReason = "length"
     shares: tuple[tuple[Placed, Tensor], ...] = ()
+    prefix: Prefix | None = None
     error: BaseException | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -143,6 +147,12 @@ class Generation:
         """
         self._wait()
         return self._run.shares
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """The stretch of the prompt that read no memory, where it has one in front of others; waits until the end."""
+        self._wait()
+        return self._run.prefix
 
     def close(self) -> None:
         """Stop at the next token and wait until it has stopped. What was generated until then stays readable."""

@@ -26,6 +26,7 @@ from agentmem.model.kv import KV
 from agentmem.model.load import load
 from agentmem.model.lock import FairLock
 from agentmem.model.positions import max_positions
+from agentmem.model.prefix import Prefix
 from agentmem.model.reading import Capture, Reader, capture_up_to, capturing, hidden_before, reading
 from agentmem.model.rotary import Rotary
 from agentmem.model.sampling import Sampling
@@ -319,6 +320,7 @@ class LocalModel:
         stop: Sequence[str] = (),
         cancel: threading.Event | None = None,
         grammar: str | None = None,
+        begun: Prefix | None = None,
     ) -> Generation:
         """Begin to generate while reading ``placed``, beside whatever else is being generated.
 
@@ -330,6 +332,8 @@ class LocalModel:
         from there on: a Placed, None (nothing), or UNCHANGED. It may run this model. Setting ``cancel`` stops at the
         next token.
         With a ``grammar`` (``model.constraint``) the answer follows it.
+        What ``begun`` (``Generation.prefix`` of an earlier prompt) has in common with a first stretch that reads
+        nothing is not computed again.
 
         Raises:
             InvalidInput: prompt and answer do not fit into ``max_positions``, unknown ids, or a number out of range.
@@ -359,6 +363,7 @@ class LocalModel:
             stop_strings=(*stop, *self.chat.stop_strings),
             constraint=self.constraint(grammar),
             cancel=cancel or threading.Event(),
+            begun=begun,
         )
         return Generation(self.decoder, request)
 

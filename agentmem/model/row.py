@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from agentmem.model.detokenise import Detokeniser
 from agentmem.model.generation import UNCHANGED, Request, Run, Token
+from agentmem.model.prefix import Prefix
 from agentmem.model.reading import Reader
 from agentmem.model.sampling import Sampler
 
@@ -52,15 +53,22 @@ class Row:
             return request.context.feed(request.prompt_ids, last_alone=True)
         model = self._model
         ids = torch.tensor([request.prompt_ids], device=model.device)
+        self.cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        # What stands before the first memory that is read depends on nothing but itself.
+        quiet = request.reads[1][0] if len(request.reads) > 1 and request.reads[0][1] is None else 0
+        begun = 0 if request.begun is None else request.begun.begin(self.cache, request.prompt_ids[:quiet])
         # A prompt that reads one thing, or nothing at all, stays in one piece: the plain model bit for bit.
         pieces = [read for i, read in enumerate(request.reads) if not i or read[1] is not request.reads[i - 1][1]]
-        self.cache = DynamicCache(config=model.config.get_text_config(decoder=True))
         for (start, placed), (stop, _) in pairwise(pieces):
-            self.reader.read(placed)
-            with self.reader.attached():
-                model.base_model(input_ids=ids[:, start:stop], past_key_values=self.cache, use_cache=True)
+            if begun < stop:
+                self.reader.read(placed)
+                with self.reader.attached():
+                    rest = ids[:, max(start, begun) : stop]
+                    model.base_model(input_ids=rest, past_key_values=self.cache, use_cache=True)
         self.reader.read(pieces[-1][1])
-        return self._forward(ids[:, pieces[-1][0] :])
+        logits = self._forward(ids[:, max(pieces[-1][0], begun) :])
+        self.run.prefix = Prefix.of(request.prompt_ids[:quiet], self.cache, model)
+        return logits
 
     @torch.no_grad()
     def step(self) -> Tensor:

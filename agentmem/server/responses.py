@@ -17,6 +17,7 @@ from uuid import uuid4
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from agentmem.dialogue import check_dialogue
 from agentmem.errors import AgentMemError
 from agentmem.records import Message, Reply, Role, Scope, ToolCall
 from agentmem.server.access import Admitted
@@ -35,7 +36,7 @@ from agentmem.server.responses_wire import (
     to_chat,
 )
 from agentmem.server.serving import EventStream, Host, Serving, host_of
-from agentmem.turns import ReplyStream, check_dialogue, with_ids
+from agentmem.turns import ReplyStream, with_ids
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -68,7 +69,7 @@ class Answer:
         """Find the dialogue, and say what is new in it. Reads the store; raises what is wrong with the request."""
         body, scope = self._body, self._scope
         system, messages = _split(body)
-        messages = check_dialogue(messages, None)[1]  # as they are stored: the answer's id holds a turn's id
+        messages = check_dialogue(messages).said  # as they are stored: the answer's id holds a turn's id
         after = None
         if body.previous_response_id is not None:
             self._session, after = _find(host, scope, body.previous_response_id)

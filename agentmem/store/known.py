@@ -31,12 +31,19 @@ def ever_stored(store: Store, scope: Scope, ids: Iterable[str]) -> set[str]:
 
 
 @retried
-def turns_noted(store: Store, scope: Scope, key: str, value: str) -> list[str]:
-    """Ids of the turns of this scope whose ``meta`` says this under the key, newest first; 100 at most."""
+def turns_behind(store: Store, scope: Scope, key: str, turn: str) -> list[str]:
+    """Ids of the turns of this scope whose ``meta`` names the turn under the key, newest first; 100 at most.
+
+    Only what was stored after that turn is looked at; everything, when it is not there any more.
+    """
     with store.database.read() as connection:
         place = find_place(connection, scope)
         if place is None:
             return []
+        last = sa.select(sa.func.max(MemoryRow.id)).join(Turn, Turn.id == MemoryRow.turn_id)
+        after = connection.scalar(last.where(Turn.space_id == place.space_id, Turn.uid == turn)) or 0
         query = sa.select(Turn.uid).join(MemoryRow, MemoryRow.turn_id == Turn.id)
-        query = query.where(*place.conditions(), MemoryRow.chunk_no == 0, MemoryRow.meta[key].as_string() == value)
-        return list(connection.scalars(query.order_by(MemoryRow.id.desc()).limit(100)))
+        behind = (MemoryRow.id > after, MemoryRow.chunk_no == 0, MemoryRow.meta[key].as_string() == turn)
+        return list(
+            connection.scalars(query.where(*place.conditions(), *behind).order_by(MemoryRow.id.desc()).limit(100))
+        )
