@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -47,6 +48,11 @@ RESUMED_CHUNKS = 64
 
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
+UNREAD = 30.0
+"""Seconds for which other threads wait for a stream that is open and not read."""
+
+_LOOK_EVERY = 0.5
+
 QUERY_CHARACTERS = 1000
 """Recall looks for what the end of the newest message is about."""
 
@@ -76,6 +82,8 @@ class Conversation:
         """The turn that came before, of turns whose ids were given."""
         self._lock = threading.Lock()
         self._speaking: int | None = None
+        self._unread_since: float | None = None
+        """Since when the reader of an open stream has not asked for more (``time.monotonic``)."""
         self._resume = resume
         """The newest turns of the session are still to be read."""
 
@@ -215,26 +223,43 @@ class Conversation:
             )
             shown = 0
             try:
-                for piece in words(generation, request):
+                for piece in self._handed_out(words(generation, request)):
                     shown += len(piece)
                     yield piece
             finally:  # also when the consumer closes the stream: what was said so far is remembered
                 generation.close()
                 done.append(self._finish(request, past, window, recalls, generation))
             if rest := done[0].text[shown:]:  # it looked like a call of a tool, and was none
-                yield rest
+                yield from self._handed_out([rest])
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        """Turns of other threads wait; a second turn in the thread that left a stream open would wait for itself."""
+        """Turns of other threads wait, unless nobody reads the stream that they wait for: its reader may wait for them.
+
+        A second turn in the thread that left a stream open would wait for itself.
+        """
         if self._speaking == threading.get_ident():
             raise InvalidInput("the previous reply's stream is still open: read it to its end, or close it, first")
-        with self._lock:
+        while not self._lock.acquire(timeout=_LOOK_EVERY):
+            since = self._unread_since
+            if since is not None and time.monotonic() - since > UNREAD:
+                raise InvalidInput(
+                    f"the previous reply's stream has been open for {UNREAD:.0f} s without being read: read it to its "
+                    "end, or close it, first"
+                )
+        try:
             self._speaking = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._speaking = None
+            yield
+        finally:
+            self._speaking = self._unread_since = None
+            self._lock.release()
+
+    def _handed_out(self, pieces: Iterable[str]) -> Iterator[str]:
+        """The pieces, with a note of since when the last one has been with the reader."""
+        for piece in pieces:
+            self._unread_since = time.monotonic()
+            yield piece
+            self._unread_since = None
 
     def _newest(self, before: str | None = None) -> list[tuple[Message, str]]:
         """The newest turns of this session that are stored, in order; those up to ``before``, if it is one of them."""

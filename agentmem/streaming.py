@@ -74,14 +74,14 @@ class StreamConversation(Conversation):
             )
             shown = 0
             try:
-                for piece in words(generation, request):
+                for piece in self._handed_out(words(generation, request)):
                     shown += len(piece)
                     yield piece
             finally:
                 generation.close()
                 done.append(self._finish_turn(request, past, prompt, at, generation))
             if rest := done[0].text[shown:]:
-                yield rest
+                yield from self._handed_out([rest])
 
     def _prepare(self, request: TurnRequest) -> tuple[list[tuple[Message, str]], list[int]]:
         """Read everything up to the last token of the prompt. Returns all turns, and the prompt's ids."""

@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 BATCH = 16
 """Chunks encoded in one forward pass."""
 
+WARM = 256
+"""Chunks of one write whose KV is encoded at once. Of a text as long as a book few are ever read: the others stay cold
+until they are recalled, and the model is free for the reply."""
+
 
 def chunk_id(turn: str, number: int) -> str:
     """Id of the memory that a turn's chunk becomes."""
@@ -85,17 +89,21 @@ class Writer:
         return [(start, end) for start, end in encoded["offset_mapping"]]
 
     def write(self, handle: ScopedMemories, turns: Sequence[Turn]) -> list[Memory]:
-        """Store the turns in one transaction and return after its commit; their KV is encoded in the background."""
+        """Store the turns in one transaction and return after its commit; their KV is encoded in the background.
+
+        Of more than ``WARM`` chunks the first ones; the KV of the others is encoded when they are recalled.
+        """
         if not turns:
             return []
         memories = handle.add(self._chunks(turns))
-        self.schedule(handle, memories)
+        self.schedule(handle, memories[:WARM])
         return memories
 
     def _chunks(self, turns: Sequence[Turn]) -> list[NewMemory]:
         """The turns' chunks, embedded together. Raises InvalidInput for text that cannot be stored."""
         cut = [(turn, *numbered) for turn in turns for numbered in enumerate(chunk_text(turn.text, self.spans))]
-        vectors = self.embedder.embed([chunk.text for _, _, chunk in cut])
+        texts = list(dict.fromkeys(chunk.text for _, _, chunk in cut))  # tools repeat themselves
+        vectors = dict(zip(texts, self.embedder.embed(texts), strict=True))
         return [
             NewMemory(
                 id=turn.memory_id(number),
@@ -105,13 +113,13 @@ class Writer:
                 session=turn.session,
                 chunk_no=number,
                 n_tokens=chunk.n_tokens,
-                embedding=vector,
+                embedding=vectors[chunk.text],
                 created_at=turn.created_at,
                 tags=turn.tags,
                 meta=turn.meta,
                 expires_at=turn.expires_at,
             )
-            for (turn, number, chunk), vector in zip(cut, vectors, strict=True)
+            for turn, number, chunk in cut
         ]
 
     def schedule(self, handle: ScopedMemories, memories: Sequence[Memory], kvs: Sequence[KV] | None = None) -> None:
