@@ -76,8 +76,6 @@ class Conversation:
         self._stored = Recogniser(llm.store, self._handle, session)
         self._dialogue: Dialogue | None = None
         """The whole list that was sent last."""
-        self._begins: str | None = None
-        """The turn that the window began with."""
         self._previous: dict[str, str] = {}
         """The turn that came before, of turns whose ids were given."""
         self._lock = threading.Lock()
@@ -202,12 +200,12 @@ class Conversation:
         with self._one_at_a_time():
             past = self._known(request)
             render = partial(llm.model.chat.render, tools=request.tools)
-            window = fit(request.system, past, render, request.budget, self._begins)
+            self._handle.tend(llm.prefixes, fingerprint=llm.writer.fingerprint)
+            kept = llm.prefixes.of(self._handle.space, self.session)
+            window = fit(request.system, past, render, request.budget, None if kept is None else kept.begins)
             # What the window does not show must be memory before it is needed.
             if request.remember:
                 self._store(past if window.cut_characters else past[: len(past) - window.kept])
-                self._begins = past[-window.kept][1]
-            self._handle.tend(llm.prefixes, fingerprint=llm.writer.fingerprint)
             starts, recalls = self._recall_prompt(past, window)
             generation = llm.model.generate(
                 window.prompt,
@@ -219,7 +217,7 @@ class Conversation:
                 stop=request.stop,
                 cancel=request.cancel,
                 grammar=request.grammar,
-                begun=llm.prefixes.of(self._handle.space, self.session),
+                begun=None if kept is None else kept.prefix,
             )
             shown = 0
             try:
@@ -386,7 +384,8 @@ class Conversation:
             self._store(turns, request.reply_turn)
             self._handle.record_uses([(read.memory.id, read.attention) for read in reads], turn=past[-1][1])
             self._past, self._resume = turns[-(window.kept + 1) :], False
-            self._llm.prefixes.note(self._handle.space, self.session, generation.prefix)
+            begins = past[-window.kept][1]
+            self._llm.prefixes.note(self._handle.space, self.session, generation.prefix, begins)
         return Reply(
             text=given.text,
             tool_calls=given.calls,

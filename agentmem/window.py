@@ -41,10 +41,11 @@ def fit(
 ) -> Window:
     """A run of newest turns whose rendering has at most ``budget`` tokens.
 
-    It begins with the turn ``begins`` (where the last window began) as long as it fits, so that one prompt goes on
-    from the other; when it does not, it slides on by half the budget. Else it is the longest run that fits. It begins
-    with a user's message where one is near enough: an answer without its question misleads. If even the newest message
-    does not fit, its front is cut away. Raises InvalidInput when the system text leaves no room.
+    It begins with the turn ``begins`` (with which the last window began, whose KV is kept) as long as it fits, so that
+    one prompt goes on from the other; when it does not, it slides on by half the budget. Else it is the longest run
+    that fits. It begins with a user's message where one is near enough: an answer without its question misleads. If
+    even the newest message does not fit, its front is cut away. Raises InvalidInput when the system text leaves no
+    room.
     """
     head = [system] if system is not None else []
     found, slides = None, False

@@ -1,6 +1,6 @@
 """Write the figures of JSON reports into RESULTS.md: ``python -m benchmarks.report recall.json turn_latency.json``.
 
-Reports of ``agentmem eval`` go to the place that ``--place`` names: ``--place "passkey one"``.
+A report goes to the place that ``--place`` names, if it is given: ``--place "passkey one"``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+import benchmarks.agent_loop
 import benchmarks.batch_decode
 import benchmarks.eviction
 import benchmarks.scale
@@ -153,6 +154,12 @@ def batch_decode(report: dict[str, Any]) -> str:
     return f"{origin(report)}\n\n{table(benchmarks.batch_decode.HEAD, rows)}"
 
 
+def agent_loop(report: dict[str, Any]) -> str:
+    """The benchmark of an agent's steps as Markdown."""
+    rows = [benchmarks.agent_loop.cells(row) for row in report["rows"]]
+    return f"{origin(report)}\n\n{table(benchmarks.agent_loop.HEAD, rows)}"
+
+
 def server_load(report: dict[str, Any]) -> str:
     """The benchmark of many users at one server as Markdown."""
     rows = [benchmarks.server_load.cells(row) for row in report["rows"]]
@@ -174,13 +181,14 @@ SECTIONS = {
     "scale_postgres": scale_postgres,
     "server_load": server_load,
     "batch_decode": batch_decode,
+    "agent_loop": agent_loop,
 }
 
 
 def section(report: dict[str, Any]) -> str:
     """Name of the report's place in RESULTS.md."""
     name: str = report["benchmark"]
-    return f"{name} {report['shape']}" if name in ("turn_latency", "warm_load") else name
+    return f"{name} {report['shape']}" if name in ("turn_latency", "warm_load", "agent_loop") else name
 
 
 def insert(results: str, name: str, text: str) -> str:
@@ -196,7 +204,7 @@ def main(
     reports: Annotated[list[Path], typer.Argument(help="JSON reports of the benchmarks.")],
     results: Annotated[Path, typer.Option(help="File to write into.")] = RESULTS,
     place: Annotated[
-        str | None, typer.Option(help="Where a report of agentmem eval goes; its task, if left out.")
+        str | None, typer.Option(help="Where a report goes, if not to the place of its task, or benchmark.")
     ] = None,
 ) -> None:
     """Write the reports' figures into RESULTS.md."""
@@ -206,7 +214,7 @@ def main(
         if "task" in report:
             text = insert(text, place or report["task"], evaluation(report))
         else:
-            text = insert(text, section(report), SECTIONS[report["benchmark"]](report))
+            text = insert(text, place or section(report), SECTIONS[report["benchmark"]](report))
     results.write_text(text, encoding="utf-8")
 
 

@@ -10,13 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from agentmem import InvalidInput, MemoryLLM, Tier, conversation, writer
+from agentmem import InvalidInput, MemoryLLM, Message, Tier, conversation, writer
 
 TASK = {"role": "user", "content": "Please look after the orders."}
 
@@ -115,7 +116,7 @@ def test_a_step_does_as_much_work_late_as_early(llm: MemoryLLM, monkeypatch: pyt
             for step in range(first, last):
                 messages += steps(step, step + 1)
                 sent = [dict(message) for message in messages]
-                done.setdefault(first, []).append(work.of(lambda sent=sent: agent.chat(sent)))
+                done.setdefault(first, []).append(work.of(partial(agent.chat, sent)))
     finally:
         work.end()
     early, late = done[1][5:], done[214]
@@ -143,6 +144,23 @@ def test_replies_are_those_of_an_agent_that_was_just_started(tmp_path: Path) -> 
             messages += steps(step, step + 1)
             llm.prefixes.clear()
             assert fresh.chat(messages).text == reply
+
+
+def test_a_conversation_that_is_made_for_each_step_goes_on_from_the_last_window(
+    llm: MemoryLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server does."""
+    work, messages, read = Work(llm, monkeypatch), [TASK], []
+    try:
+        for step in range(1, 4):
+            messages += steps(step, step + 1)
+            agent = llm.conversation(user="agent", session="loop")
+            read.append(work.of(partial(agent.chat, list(messages)))[1])
+    finally:
+        work.end()
+    prompts = [len(llm.model.chat.render([Message.model_validate(one) for one in messages[:n]])) for n in (3, 5, 7)]
+    assert read[0] >= prompts[0]
+    assert read[2] < prompts[2] - prompts[0]
 
 
 def test_an_edited_message_begins_another_branch(llm: MemoryLLM) -> None:
