@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers.utils.logging import disable_progress_bar
 
 from agentmem.dialogue import check_dialogue
-from agentmem.evaluation.figures import rate, spread
+from agentmem.evaluation.figures import Spread, rate, spread
 from agentmem.evaluation.machine import describe
 from agentmem.llm import BUNDLED, MemoryLLM
 from agentmem.model.prefix import Prefix
@@ -39,7 +39,16 @@ NEW_TOKENS = 2
 ANSWER_TOKENS = 32
 HEADROOM = 64
 """Positions kept free for a question and its answer."""
-HEAD = ["contender", "step", "ms", "of its first", "prompt + memory tokens", "value of step 3", "other values"]
+HEAD = [
+    "contender",
+    "step",
+    "ms",
+    "ms of CPU",
+    "of its first",
+    "prompt + memory tokens",
+    "value of step 3",
+    "other values",
+]
 
 Messages = list[dict[str, Any]]
 Step = tuple[dict[str, Any], dict[str, Any]]
@@ -52,6 +61,15 @@ class Contender(StrEnum):
     NEW = "agentmem, new messages"
     FULL = "full context"
     LAST = "last messages"
+
+
+class Taken(NamedTuple):
+    """What a step took: seconds, seconds of CPU of all threads, and tokens of the prompt and of memory."""
+
+    seconds: float
+    cpu: float
+    prompt: int
+    memory: int
 
 
 class Agents:
@@ -79,19 +97,21 @@ class Agents:
         positions = self.whole.model.max_positions
         return characters < 16 * positions and len(self._prompt(self._messages)) + HEADROOM <= positions
 
-    def step(self, contender: Contender) -> tuple[float, int, int]:
-        """Reply to what was added last. Seconds, and tokens of prompt and memory."""
+    def step(self, contender: Contender) -> Taken:
+        """Reply to what was added last."""
         messages = [dict(message) for message in self._messages]  # a framework makes the list anew
-        new, began = messages[self._sent :], time.perf_counter()
+        new, began, cpu = messages[self._sent :], time.perf_counter(), time.process_time()
+        memory = 0
         if contender is Contender.WHOLE:
             usage = self._conversations[0].chat(messages, max_new_tokens=NEW_TOKENS).usage
+            prompt, memory = usage.prompt_tokens, usage.memory_tokens
         elif contender is Contender.NEW:
             reply = self._conversations[1].chat(new, max_new_tokens=NEW_TOKENS, after=self._newest)
-            self._newest, self._sent, usage = reply.turn, len(messages), reply.usage
+            self._newest, self._sent = reply.turn, len(messages)
+            prompt, memory = reply.usage.prompt_tokens, reply.usage.memory_tokens
         else:
-            _, n = self._generate(contender, messages, NEW_TOKENS)
-            return time.perf_counter() - began, n, 0
-        return time.perf_counter() - began, usage.prompt_tokens, usage.memory_tokens
+            prompt = self._generate(contender, messages, NEW_TOKENS)[1]
+        return Taken(time.perf_counter() - began, time.process_time() - cpu, prompt, memory)
 
     def ask(self, contender: Contender, question: str) -> str:
         """The answer to a question behind all steps; nothing of it is kept."""
@@ -146,7 +166,7 @@ def measure(
     contenders = chosen
     for checkpoint in [one for one in CHECKPOINTS if one <= len(steps)]:
         first = max(at, checkpoint - min(MEASURED, checkpoint // 2))
-        times: dict[Contender, list[tuple[float, int, int]]] = {one: [] for one in chosen}
+        times: dict[Contender, list[Taken]] = {one: [] for one in chosen}
         while at < checkpoint:
             n = min(group, first - at) if at < first else 1
             if at == first:
@@ -165,31 +185,34 @@ def measure(
             row: dict[str, Any] = {"contender": contender.value, "step": checkpoint, "fits": contender in contenders}
             if row["fits"]:
                 exact = {one.step: agents.ask(contender, one.question) == one.answer for one in told}
-                seconds = [taken[0] for taken in times[contender]]
+                taken_here = times[contender]
                 row |= {
-                    "seconds": seconds,
-                    "step_seconds": spread(seconds),
-                    "prompt_tokens": max(taken[1] for taken in times[contender]),
-                    "memory_tokens": max(taken[2] for taken in times[contender]),
+                    "step_seconds": spread([taken.seconds for taken in taken_here]),
+                    "step_cpu": spread([taken.cpu for taken in taken_here]),
+                    "prompt_tokens": max(taken.prompt for taken in taken_here),
+                    "memory_tokens": max(taken.memory for taken in taken_here),
                     "first": rate(right for step, right in exact.items() if step == asked[0].step),
                     "others": rate(right for step, right in exact.items() if step != asked[0].step),
                 }
             rows.append(row)
             first_row = next((one for one in rows if one["contender"] == contender and one["fits"]), None)
             if row["fits"] and first_row is not None:
-                row["ratio"] = row["step_seconds"]["median"] / first_row["step_seconds"]["median"]
+                row["ratio"] = row["step_cpu"]["median"] / first_row["step_cpu"]["median"]
         yield rows
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """A row of the table."""
     if not row["fits"]:
-        return [row["contender"], f"{row['step']:,}", "does not fit", "", "", "", ""]
-    ms = {name: f"{1000 * row['step_seconds'][name]:.0f}" for name in ("median", "q1", "q3")}
+        return [row["contender"], f"{row['step']:,}", "does not fit", "", "", "", "", ""]
     exact = [f"{row[name]['hits']} of {row[name]['n']}" if row[name]["n"] else "" for name in ("first", "others")]
     tokens = f"{row['prompt_tokens']:,} + {row['memory_tokens']:,}"
-    timed = f"{ms['median']} ({ms['q1']}-{ms['q3']})"
-    return [row["contender"], f"{row['step']:,}", timed, f"{row['ratio']:.2f}", tokens, *exact]
+    timed = [_ms(row["step_seconds"]), _ms(row["step_cpu"])]
+    return [row["contender"], f"{row['step']:,}", *timed, f"{row['ratio']:.2f}", tokens, *exact]
+
+
+def _ms(seconds: Spread) -> str:
+    return f"{1000 * seconds['median']:.0f} ({1000 * seconds['q1']:.0f}-{1000 * seconds['q3']:.0f})"
 
 
 def main(

@@ -58,7 +58,9 @@ def test_every_contender_is_timed_and_asked(trajectories, tmp_path):
     assert set(rows) == set(agent_loop.Contender)
     for row in rows.values():
         assert row["fits"]
-        assert len(row["seconds"]) == row["step_seconds"]["n"] == 5
+        for taken in (row["step_seconds"], row["step_cpu"]):
+            assert taken["n"] == 5
+            assert 0 < taken["q1"] <= taken["median"] <= taken["q3"]
         assert row["ratio"] == 1.0
         assert row["first"]["n"] == 1
     whole, new, full, last = (rows[one] for one in agent_loop.Contender)
