@@ -31,7 +31,8 @@ def python(*arguments: object, cwd: Path | None = None) -> str:
     """What a real, separate process without network prints. The test fails when it does."""
     switch = "import runpy, sys, no_network; del sys.argv[0]; runpy.run_path(sys.argv[0], None, '__main__')"
     command = [sys.executable, "-W", "error", "-c", switch, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(CONTRACT), "OMP_NUM_THREADS": "1"}
+    laid_over = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CONTRACT), *laid_over]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
