@@ -7,6 +7,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell grep '^torch==' constraints.txt)
 # Oldest transformers: laid over the same environment, so that PyTorch is installed once.
 OLDEST := $(CURDIR)/$(VENV)/oldest
+# mem0, to compare with: laid over the same environment, too, so that nothing else sees what it needs.
+MEM0   := $(CURDIR)/$(VENV)/mem0
 # Tests whose outcome depends on transformers; the others run at the newest version only.
 OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests/test_reads.py tests/test_streaming.py tests/test_memory3.py tests/test_traps.py tests/test_tools.py
 # A process per core; the tests of a file stay together, since they share what is costly to set up.
@@ -16,7 +18,7 @@ ADAPTERS := langchain langgraph openai-agents
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check test-newest test-oldest test-adapters conformance docs clean
+.PHONY: help demo test check test-newest test-oldest test-mem0 test-adapters conformance docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +26,7 @@ help: ## list the targets
 demo: $(VENV)/core.stamp ## two real processes: one is told facts, a later one remembers them (no download of a model)
 	$(BIN)/agentmem demo
 
-test: check test-oldest test-newest ## everything: linters, types, tests at both ends of the transformers range
+test: check test-oldest test-mem0 test-newest ## everything: linters, types, tests at both ends of the transformers range
 
 check: $(VENV)/dev.stamp ## ruff and mypy
 	$(BIN)/ruff check .
@@ -38,6 +40,9 @@ test-oldest: $(VENV)/oldest.stamp ## the tests that touch transformers, with the
 	PYTHONPATH="$(OLDEST)" $(PIP) check
 	PYTHONPATH="$(OLDEST)" $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
 	PYTHONPATH="$(OLDEST)" $(BIN)/pytest $(WORKERS) $(OLDEST_TESTS)
+
+test-mem0: $(VENV)/mem0.stamp ## agentmem.compat.mem0 against mem0 itself
+	PYTHONPATH="$(MEM0)" $(BIN)/pytest tests/compat/against_mem0.py
 
 conformance: $(VENV)/dev.stamp ## the official MCP conformance tool against both servers; fetches it with npm
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/conformance node@22 @modelcontextprotocol/conformance@0.1.16
@@ -83,4 +88,9 @@ $(VENV)/dev.stamp: $(VENV)/core.stamp
 $(VENV)/oldest.stamp: constraints-oldest.txt $(VENV)/dev.stamp
 	rm -rf "$(OLDEST)"
 	$(PIP) install --no-deps --target "$(OLDEST)" --requirement constraints-oldest.txt
+	@touch $@
+
+$(VENV)/mem0.stamp: constraints-mem0.txt $(VENV)/dev.stamp
+	rm -rf "$(MEM0)"
+	$(PIP) install --no-deps --target "$(MEM0)" --requirement constraints-mem0.txt
 	@touch $@

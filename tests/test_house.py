@@ -21,7 +21,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 FLOORS = {
-    **dict.fromkeys(["__main__", "cli", "evaluation", "server"], 4),
+    **dict.fromkeys(["__main__", "cli", "compat", "evaluation", "server"], 4),
     **dict.fromkeys(["__init__", "llm", "conversation", "memories", "reader", "reads", "streaming", "training"], 3),
     **dict.fromkeys(["dialogue", "prefixes", "recognising", "turns", "writer", "window"], 3),
     **dict.fromkeys(["arriving", "asynchronous", "ingest", "packing", "rebuild"], 3),

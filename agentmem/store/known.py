@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from agentmem.records import Scope
 from agentmem.store.inputs import check_name
-from agentmem.store.places import find_place
+from agentmem.store.places import find_place, see_all
 from agentmem.store.retry import retried
-from agentmem.store.schema import EventRow, MemoryRow, Turn
+from agentmem.store.schema import EventRow, MemoryRow, Space, Turn
 from agentmem.store.store import Store
 
 
@@ -28,6 +28,17 @@ def ever_stored(store: Store, scope: Scope, ids: Iterable[str]) -> set[str]:
         if place.session_id is not None:
             query = query.where(EventRow.session_id == place.session_id)
         return set(connection.scalars(query.distinct()))
+
+
+@retried
+def homes(store: Store, ids: Iterable[str]) -> list[Scope]:
+    """Where (user and agent) a memory with one of these ids was ever stored: of an id alone, whose it is."""
+    wanted = [check_name(one, "id") for one in ids]
+    with store.database.read() as connection:
+        see_all(connection)
+        stored = sa.exists().where(EventRow.space_id == Space.id, EventRow.memory_uid.in_(wanted))
+        query = sa.select(Space.user_key, Space.agent_key).where(stored).order_by(Space.id)
+        return [Scope(user=user, agent=agent) for user, agent in connection.execute(query)]
 
 
 @retried

@@ -159,12 +159,13 @@ class Store:
         return log.ScopedLog(self, scope)
 
     @retried
-    def spaces(self) -> list[Scope]:
-        """Every (user, agent) that was ever written to and not forgotten."""
+    def spaces(self, user: str | None = None) -> list[Scope]:
+        """Every (user, agent), or those of one user, that was ever written to and not forgotten."""
+        mine = [] if user is None else [Space.user_key == user]
         with self.database.read() as connection:
             see_all(connection)
-            rows = connection.execute(sa.select(Space.user_key, Space.agent_key).order_by(Space.id))
-            return [Scope(user=user, agent=agent) for user, agent in rows]
+            rows = connection.execute(sa.select(Space.user_key, Space.agent_key).where(*mine).order_by(Space.id))
+            return [Scope(user=name, agent=agent) for name, agent in rows]
 
     @retried
     def stats(self) -> Stats:

@@ -1,0 +1,1 @@
+"""The shapes of other memories, over this one: switching is one import."""
