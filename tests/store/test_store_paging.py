@@ -10,7 +10,7 @@ from store_world import ADA, BOB, new
 from agentmem.errors import InvalidInput
 from agentmem.records import Memory, Scope
 from agentmem.store import ScopedMemories, Store
-from agentmem.store.known import ever_stored
+from agentmem.store.known import ever_stored, homes
 from agentmem.store.paging import page
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
@@ -92,3 +92,21 @@ def test_what_was_ever_stored_is_known_after_it_was_forgotten(store: Store, ada:
     assert two.id in {m.id for m in ada.list()}
     ada.forget_scope()
     assert ever_stored(store, ADA, ["1", "2", "3"]) == set()
+
+
+def test_of_an_id_alone_it_is_known_whose_it_was(store: Store, ada: ScopedMemories) -> None:
+    cook = Scope(user=ADA.user, agent="cook")
+    ada.add([new("one", id="1"), new("two", id="2")])
+    store.scope(BOB).add([new("bob's", id="2")])
+    store.scope(cook).add([new("three", id="3")])
+    ada.delete("1")
+    assert homes(store, ["1"]) == [ADA]
+    assert homes(store, ["2"]) == [ADA, BOB]
+    assert homes(store, ["absent", "3", "1"]) == [ADA, cook]
+    assert homes(store, []) == homes(store, ["absent"]) == []
+    assert store.spaces(ADA.user) == [ADA, cook]
+    assert store.spaces("nobody") == []
+    ada.forget_scope()
+    assert homes(store, ["2"]) == [BOB]
+    with pytest.raises(InvalidInput):
+        homes(store, [""])
