@@ -294,6 +294,8 @@ def test_an_id_that_several_users_have_is_told_apart_by_no_guess(memory: Memory,
         with pytest.raises(InvalidInput, match="several users"):
             call("tea")
     assert everything(memory) == everything(memory, "bob") == [TEA]
+    llm.memories(user="ana", agent="cook").add(CAR, id="tea")
+    assert sorted(texts(memory.search("tea", filters={"user_id": "ana"}))) == [CAR, TEA]
 
 
 def test_it_opens_and_closes_a_model_of_its_own(tmp_path: Path) -> None:

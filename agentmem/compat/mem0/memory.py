@@ -138,17 +138,16 @@ class Memory:
         query = check_text(query, "query").strip()
         wanted = parse(filters)
         searches = [hits for memories in self._several(wanted) for hits in self._searches(memories, wanted, query)]
-        best: dict[str, Hit] = {}  # of a memory of several chunks, the best
+        best: dict[tuple[Scope, str], Hit] = {}  # of a memory of several chunks, the best
         for hit in joined([hits for hits in searches if hits], self.llm.store.embedder):
-            best.setdefault(hit.memory.turn, hit)
-        return {
-            "results": [
-                shapes.item(chunks_of(self._memories(scope.user, scope.agent), turn), score=shapes.score_of(hit.score))
-                | ({"score_details": shapes.details(hit.explain)} if explain else {})
-                for turn, hit in islice(best.items(), limit)
-                if shapes.score_of(hit.score) >= least and (scope := hit.memory.scope)
-            ]
-        }
+            best.setdefault((hit.memory.scope, hit.memory.turn), hit)
+        results = []
+        for (scope, turn), hit in islice(best.items(), limit):
+            score, chunks = shapes.score_of(hit.score), chunks_of(self._memories(scope.user, scope.agent), turn)
+            if score >= least and chunks:  # another may have deleted it meanwhile
+                more = {"score_details": shapes.details(hit.explain)} if explain else {}
+                results.append(shapes.item(chunks, score=score) | more)
+        return {"results": results}
 
     def get(self, memory_id: str) -> dict[str, Any] | None:
         """One memory; None when there is none. Raises InvalidInput when several users have one of that id."""
