@@ -55,7 +55,11 @@ class AgentMemSession:
         return await _whole(lambda: self._newest(resolve_session_limit(limit, self.session_settings)))
 
     async def add_items(self, items: list[TResponseInputItem]) -> None:
-        """Add items behind those that are there. Raises InvalidInput for what is no JSON; nothing is added then."""
+        """Add items behind those that are there.
+
+        Raises:
+            InvalidInput: an item is no JSON, or too long; then none of them (of 1,000 at a time) was added.
+        """
         await _whole(lambda: self._add(list(items)))
 
     async def pop_item(self) -> TResponseInputItem | None:
