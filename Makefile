@@ -14,7 +14,7 @@ OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests
 # A process per core; the tests of a file stay together, since they share what is costly to set up.
 WORKERS := --numprocesses auto --dist loadfile
 
-ADAPTERS := langchain langgraph openai-agents pydantic-ai smolagents
+ADAPTERS := haystack langchain langgraph openai-agents pydantic-ai smolagents
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

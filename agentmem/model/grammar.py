@@ -8,6 +8,12 @@ from typing import Any
 
 from agentmem.errors import InvalidInput
 
+_NAMED = {"properties", "$defs", "definitions"}
+_LISTED = {"anyOf", "oneOf", "prefixItems"}
+_SINGLE = {"items", "additionalProperties"}
+_OPEN = {"additionalProperties", "patternProperties", "unevaluatedProperties", "anyOf", "oneOf", "$ref"}
+"""Keywords that say, or may say elsewhere, which other properties an object has."""
+
 
 class Rules:
     """Rules of a Lark grammar for llguidance, with a name each.
@@ -31,13 +37,17 @@ class Rules:
     def json(self, schema: Mapping[str, Any], spaced: bool = True) -> str:
         """An expression of a JSON value that follows a schema; ``spaced`` with one space behind commas and colons.
 
+        Objects have the properties that the schema names, and no others unless it says so.
+
         Raises:
             InvalidInput: the schema is no plain JSON.
         """
         # Without white space to choose, a value ends, and costs fewer tokens.
         guide = {"whitespace_flexible": False} | ({"item_separator": ", ", "key_separator": ": "} if spaced else {})
         try:
-            return self.add(f"%json {json.dumps({**schema, 'x-guidance': guide}, allow_nan=False)}")
+            # Within allOf, several schemas are those of one object: none of them may be closed on its own.
+            shut = schema if '"allOf"' in json.dumps(schema) else _closed(schema)
+            return self.add(f"%json {json.dumps({**shut, 'x-guidance': guide}, allow_nan=False)}")
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidInput(f"a JSON schema must be plain JSON: {type(error).__name__}") from None
 
@@ -56,3 +66,19 @@ class Rules:
     def grammar(self, start: str) -> str:
         """The whole grammar."""
         return "\n".join([f"start: {start}", *(f"{name}: {text}" for name, text in self._rules.items())])
+
+
+def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema whose objects have no properties beside those that are named, where it leaves that open.
+
+    A small model that may go on with properties of its own does so, and does not end.
+    """
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, Mapping):
+            found[key] = {name: _closed(one) if isinstance(one, Mapping) else one for name, one in value.items()}
+        elif key in _LISTED and isinstance(value, (list, tuple)):
+            found[key] = [_closed(one) if isinstance(one, Mapping) else one for one in value]
+        else:
+            found[key] = _closed(value) if key in _SINGLE and isinstance(value, Mapping) else value
+    return found | ({"additionalProperties": False} if "properties" in found and not found.keys() & _OPEN else {})

@@ -31,7 +31,7 @@ FINISH: dict[str, FinishReason] = {"length": "length", "tool_calls": "tool_call"
 
 
 def to_messages(messages: Sequence[ModelMessage], instructions: Sequence[str]) -> list[Message]:
-    """The dialogue: system prompts and instructions as one message, in front; the others as they are.
+    """The dialogue, and the instructions behind its system prompts.
 
     Raises:
         UserError: something that is no text, or that ``Model.prepare_messages`` has not translated.
@@ -39,10 +39,7 @@ def to_messages(messages: Sequence[ModelMessage], instructions: Sequence[str]) -
     said: list[Message] = []
     for message in messages:
         said += [_answered(message)] if isinstance(message, ModelResponse) else map(_asked, message.parts)
-    system = [message.content for message in said if message.role is Role.SYSTEM]
-    head = "\n\n".join(text for text in (*system, *instructions) if text.strip())
-    others = [message for message in said if message.role is not Role.SYSTEM]
-    return [*([Message(role=Role.SYSTEM, content=head)] if head else []), *others]
+    return [*said, *(Message(role=Role.SYSTEM, content=text) for text in instructions)]
 
 
 def _asked(part: ModelRequestPart) -> Message:

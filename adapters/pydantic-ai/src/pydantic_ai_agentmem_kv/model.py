@@ -12,7 +12,7 @@ from anyio import CancelScope
 from pydantic_ai import RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse, ModelResponseStreamEvent
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
-from pydantic_ai.profiles import JsonSchemaTransformer, ModelProfile
+from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
 
 from agentmem import AsyncReplyStream, MemoryLLM
@@ -20,13 +20,6 @@ from agentmem import AsyncReplyStream, MemoryLLM
 from pydantic_ai_agentmem_kv.convert import session_of, to_end, to_messages, to_options, to_parts
 
 SYSTEM = "agentmem"
-
-
-class _Closed(JsonSchemaTransformer):
-    """Objects have no more properties than those that are named: what is forced token by token would not end."""
-
-    def transform(self, schema: dict[str, Any]) -> dict[str, Any]:
-        return {"additionalProperties": False} | schema if "properties" in schema else schema
 
 
 PROFILE = ModelProfile(
@@ -37,7 +30,6 @@ PROFILE = ModelProfile(
     supports_audio_file_input=False,
     supports_video_input=False,
     supported_native_tools=frozenset(),
-    json_schema_transformer=_Closed,
     context_window=None,
 )
 
