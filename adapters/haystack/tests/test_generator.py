@@ -13,7 +13,7 @@ from haystack import Pipeline
 from haystack.components.agents import Agent
 from haystack.core.serialization import allow_deserialization_module
 from haystack.dataclasses import ChatMessage, ImageContent, StreamingChunk, TextContent, ToolCall
-from haystack.tools import Tool, Toolset, create_tool_from_function
+from haystack.tools import Tool, Toolset
 from pydantic import BaseModel
 
 from agentmem import InvalidInput
@@ -22,6 +22,7 @@ from agentmem_contract import City, python
 from babbler import make_babbler
 from haystack_integrations.components.generators.agentmem_kv import AgentMemChatGenerator
 from haystack_integrations.memory_stores.agentmem_kv import AgentMemMemoryStore
+from tool_of import tool_of
 
 TOLD, ASKED, ANSWER = "My dog is called Biscuit.", "What is my dog called?", "Your dog is called Biscuit."
 HEARD: list[str] = []
@@ -43,7 +44,7 @@ def snow(city: City) -> str:
     return f"It does not snow in {city}."
 
 
-WEATHER, SNOW = create_tool_from_function(weather), create_tool_from_function(snow)
+WEATHER, SNOW = tool_of(weather), tool_of(snow)
 
 
 class Report(BaseModel):
@@ -250,7 +251,7 @@ def test_a_tool_of_an_agent_that_fails_is_told_to_the_model(
         """Bytes."""
         raise ValueError("the sensor sleeps")
 
-    tool = create_tool_from_function(report)
+    tool = tool_of(report)
     agent = Agent(chat_generator=chat, tools=[tool], exit_conditions=["report"], max_agent_steps=1)
     agent.run([ChatMessage.from_user(LISBON)], generation_kwargs={"tool_choice": "required"})
     called = agent.run([ChatMessage.from_user(LISBON)], generation_kwargs={"tool_choice": "required"})["messages"]
@@ -265,7 +266,7 @@ def test_odd_results_of_a_tool(memory_store: AgentMemMemoryStore, result: Any) -
         return result
 
     chat = AgentMemChatGenerator(memory_store, user_id="ada", generation_kwargs={"remember": False})
-    agent = Agent(chat_generator=chat, tools=[create_tool_from_function(report)], exit_conditions=["report"])
+    agent = Agent(chat_generator=chat, tools=[tool_of(report)], exit_conditions=["report"])
     called = agent.run([ChatMessage.from_user(LISBON)], generation_kwargs={"tool_choice": "required"})
     assert say(chat, called["messages"]).meta["finish_reason"] in {"stop", "length"}
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from haystack.components.agents import Agent
 from haystack.dataclasses import ChatMessage, StreamingChunk
-from haystack.tools import create_tool_from_function
 
 from agentmem import MemoryLLM
 
 from agentmem_contract import City, ModelStories
 from haystack_integrations.components.generators.agentmem_kv import AgentMemChatGenerator
 from haystack_integrations.memory_stores.agentmem_kv import AgentMemMemoryStore
+from tool_of import tool_of
 
 
 class Left(Exception):
@@ -60,7 +60,7 @@ class TestStories(ModelStories):
 
     def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[City], str]) -> str:
         """Forced, the agent would call on and on: the first leg ends with the call, the second with the answer."""
-        tools = [create_tool_from_function(tool)]
+        tools = [tool_of(tool)]
         first = Agent(chat_generator=self.generator(llm, user), tools=tools, exit_conditions=[tools[0].name])
         called = first.run([ChatMessage.from_user(text)], generation_kwargs={"tool_choice": "required"})
         return Agent(chat_generator=self.generator(llm, user), tools=tools).run(called["messages"])["last_message"].text
