@@ -15,10 +15,14 @@ OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests
 WORKERS := --numprocesses auto --dist loadfile
 
 ADAPTERS := haystack langchain langgraph openai-agents pydantic-ai smolagents
+# Frameworks that docs/integrations.md has a recipe for.
+INTEGRATIONS := agno crewai dspy litellm semantic-kernel
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check test-newest test-oldest test-mem0 test-adapters conformance docs clean
+# Otherwise make removes what only patterns name, and installs anew each time.
+.SECONDARY: $(ADAPTERS:%=adapters/%/.venv/stamp) $(INTEGRATIONS:%=$(VENV)/integrations/%/stamp)
+.PHONY: help demo test check test-newest test-oldest test-mem0 test-adapters test-integrations conformance docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +57,17 @@ test-adapters: $(ADAPTERS:%=adapter-%) ## the tests of every adapter, each in an
 adapter-%: adapters/%/.venv/stamp
 	cd adapters/$* && .venv/bin/python -m pytest
 	cd adapters/$* && PYTHONPATH=.venv/oldest .venv/bin/python -m pytest
+
+test-integrations: $(INTEGRATIONS:%=integration-%) ## the recipes of docs/integrations.md, each with its framework (`make integration-dspy`: one)
+
+integration-%: $(VENV)/integrations/%/stamp $(VENV)/dev.stamp
+	$(BIN)/python docs/run_integrations.py $* $(VENV)/integrations/$*/bin/python
+
+# The frameworks know nothing of agentmem, so their environments need no PyTorch.
+$(VENV)/integrations/%/stamp: docs/integrations/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --requirement $<
+	@touch $@
 
 docs: $(VENV)/dev.stamp ## write docs/cli.md anew from the program's own help, and draw the pictures of docs/recipes.md
 	$(BIN)/python docs/build_cli.py

@@ -24,6 +24,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ELSEWHERE = {"integrations.md"}
+"""Its blocks run in environments of other frameworks: ``make test-integrations``."""
 BLOCK = re.compile(
     r"(?:^<!-- hub: (?P<hub>\S+) -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$(?P<gap>\n*)",
     re.MULTILINE | re.DOTALL,
@@ -108,7 +110,7 @@ def run_shell(line: str) -> str:
     return outcome.stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ELSEWHERE], ids=lambda page: page.name)
 def test_snippets(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "__main__"}

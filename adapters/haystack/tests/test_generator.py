@@ -124,8 +124,6 @@ def test_an_agent_is_saved_and_loaded(memory_store: AgentMemMemoryStore) -> None
 def test_a_pipeline_as_a_stream(chat: AgentMemChatGenerator) -> None:
     pipeline = Pipeline()
     pipeline.add_component("llm", chat)
-    if not hasattr(pipeline, "stream"):  # it came with 3.2
-        return
     say(chat, TOLD)
 
     async def listen() -> tuple[list[str], Any]:
