@@ -16,6 +16,7 @@ from agentmem import InvalidInput, MemoryLLM, Message, Role, ToolCall
 from agentmem.dialogue import check_dialogue
 from agentmem.llm import bundled_model
 from agentmem.model.calls import PLAIN
+from agentmem.model.grammar import closed
 from agentmem.tools import check_choice, check_format, check_tools, stored_message
 
 ADD = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
@@ -314,6 +315,52 @@ def test_an_answer_can_follow_a_schema(llm: MemoryLLM) -> None:
         options = {"temperature": 1.5, "seed": seed, "max_new_tokens": 120}
         reply = llm.conversation(user="json").chat("Who?", tools=[SAVE], response_format=wanted, **options)
         assert is_person(reply.tool_calls[0].arguments if reply.tool_calls else json.loads(reply.text))
+
+
+NAMED = {"type": "object", "properties": {"name": {"const": "Ada"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (NAMED, {**NAMED, "additionalProperties": False}),
+        ({"type": "object", "properties": {}}, {"type": "object", "properties": {}, "additionalProperties": False}),
+        (
+            {"$defs": {"P": NAMED}, "type": "array", "items": {"anyOf": [{"$ref": "#/$defs/P"}, NAMED]}},
+            {
+                "$defs": {"P": {**NAMED, "additionalProperties": False}},
+                "type": "array",
+                "items": {"anyOf": [{"$ref": "#/$defs/P"}, {**NAMED, "additionalProperties": False}]},
+            },
+        ),
+        *(
+            (as_it_was, as_it_was)
+            for as_it_was in (
+                {"type": "object"},
+                {"type": "object", "properties": {"a": {}}, "additionalProperties": {"type": "string"}},
+                {"type": "object", "properties": {"a": {}}, "required": ["b"]},
+                {"type": "object", "properties": {"a": {}}, "minProperties": 2},
+                {"properties": {"a": {}}, "anyOf": [{"required": ["b"]}]},
+                {"allOf": [NAMED, {"properties": {"age": {"type": "integer"}}}]},
+                {"enum": [{"properties": {}}], "default": {"properties": {}}},
+            )
+        ),
+    ],
+)
+def test_objects_whose_properties_are_named_have_no_others(schema: Any, expected: Any) -> None:
+    before = json.dumps(schema)
+    assert closed(schema) == expected
+    assert json.dumps(schema) == before
+
+
+def test_a_required_call_makes_up_no_arguments(llm: MemoryLLM) -> None:
+    tool = {"type": "function", "function": {"name": "greet", "parameters": NAMED | {"required": ["name"]}}}
+    for options in ({}, {"temperature": 1.5, "seed": 1}):
+        wanted = {"tools": [tool], "tool_choice": "required", "max_new_tokens": 120}
+        reply = llm.conversation(user="greet").chat("Hello!", **wanted, **options)
+        assert reply.tool_calls[0].arguments == {"name": "Ada"}
+    wanted = {"type": "json_schema", "json_schema": {"name": "nobody", "schema": {"type": "object", "properties": {}}}}
+    assert llm.conversation(user="greet").chat("Hello!", response_format=wanted).text == "{}"
 
 
 def test_a_call_that_is_cut_is_text(llm: MemoryLLM) -> None:

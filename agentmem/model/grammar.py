@@ -8,12 +8,6 @@ from typing import Any
 
 from agentmem.errors import InvalidInput
 
-_NAMED = {"properties", "$defs", "definitions"}
-_LISTED = {"anyOf", "oneOf", "prefixItems"}
-_SINGLE = {"items", "additionalProperties"}
-_OPEN = {"additionalProperties", "patternProperties", "unevaluatedProperties", "anyOf", "oneOf", "$ref"}
-"""Keywords that say, or may say elsewhere, which other properties an object has."""
-
 
 class Rules:
     """Rules of a Lark grammar for llguidance, with a name each.
@@ -44,12 +38,7 @@ class Rules:
         """
         # Without white space to choose, a value ends, and costs fewer tokens.
         guide = {"whitespace_flexible": False} | ({"item_separator": ", ", "key_separator": ": "} if spaced else {})
-        try:
-            # Within allOf, several schemas are those of one object: none of them may be closed on its own.
-            shut = schema if '"allOf"' in json.dumps(schema) else _closed(schema)
-            return self.add(f"%json {json.dumps({**shut, 'x-guidance': guide}, allow_nan=False)}")
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidInput(f"a JSON schema must be plain JSON: {type(error).__name__}") from None
+        return self.add(f"%json {_plain({**closed(schema), 'x-guidance': guide})}")
 
     def add(self, expression: str, name: str | None = None) -> str:
         """A new rule, or the one that says the same. Returns its name."""
@@ -68,17 +57,51 @@ class Rules:
         return "\n".join([f"start: {start}", *(f"{name}: {text}" for name, text in self._rules.items())])
 
 
-def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema whose objects have no properties beside those that are named, where it leaves that open.
+_COMBINED = ("allOf", "not", "if", "patternProperties", "propertyNames", "unevaluatedProperties", "dependentSchemas")
+"""Where one value has to follow several schemas, a narrower one may leave nothing over."""
 
-    A small model that may go on with properties of its own does so, and does not end.
+
+def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema, but objects whose properties it names have no others, unless it says ``additionalProperties``.
+
+    What follows it follows the schema as it was given. A model could else go on making up properties for ever.
+
+    Raises:
+        InvalidInput: the schema is no plain JSON.
     """
-    found: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _NAMED and isinstance(value, Mapping):
-            found[key] = {name: _closed(one) if isinstance(one, Mapping) else one for name, one in value.items()}
-        elif key in _LISTED and isinstance(value, (list, tuple)):
-            found[key] = [_closed(one) if isinstance(one, Mapping) else one for one in value]
-        else:
-            found[key] = _closed(value) if key in _SINGLE and isinstance(value, Mapping) else value
-    return found | ({"additionalProperties": False} if "properties" in found and not found.keys() & _OPEN else {})
+    text = _plain(schema)
+    if any(f'"{word}"' in text for word in _COMBINED):
+        return schema
+    try:
+        made: Mapping[str, Any] = _closed(schema)
+    except RecursionError:
+        raise InvalidInput("a JSON schema must be plain JSON: it is too deep") from None
+    return made
+
+
+def _closed(schema: Any) -> Any:
+    if not isinstance(schema, Mapping):
+        return schema
+    made = dict(schema)
+    for key in ("properties", "$defs", "definitions"):
+        if isinstance(named := made.get(key), Mapping):
+            made[key] = {name: _closed(one) for name, one in named.items()}
+    for key in ("anyOf", "oneOf", "prefixItems"):
+        if isinstance(several := made.get(key), list):
+            made[key] = [_closed(one) for one in several]
+    for key in ("items", "additionalProperties"):
+        if key in made:
+            made[key] = _closed(made[key])
+    properties, required = made.get("properties"), made.get("required", [])
+    alone = not {"additionalProperties", "minProperties", "anyOf", "oneOf", "$ref"} & made.keys()
+    if alone and isinstance(properties, Mapping) and isinstance(required, list):
+        named_all = all(isinstance(one, str) and one in properties for one in required)
+        made |= {"additionalProperties": False} if named_all else {}
+    return made
+
+
+def _plain(schema: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(schema, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"a JSON schema must be plain JSON: {type(error).__name__}") from None
