@@ -14,7 +14,7 @@ OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests
 # A process per core; the tests of a file stay together, since they share what is costly to set up.
 WORKERS := --numprocesses auto --dist loadfile
 
-ADAPTERS := haystack langchain langgraph llama-index openai-agents pydantic-ai smolagents
+ADAPTERS := google-adk haystack langchain langgraph llama-index openai-agents pydantic-ai smolagents
 # Frameworks that docs/integrations.md has a recipe for.
 INTEGRATIONS := agno crewai dspy litellm semantic-kernel
 

@@ -69,8 +69,8 @@ class AgentMem(FunctionCallingLLM):
     ) -> tuple[Conversation, dict[str, Any]]:
         """The conversation that a dialogue belongs to, and what it is asked."""
         dialogue = convert.to_messages(messages)
-        asked = {"message": dialogue, "max_new_tokens": max_tokens or self.max_tokens, "temperature": self.temperature}
-        asked |= {"stop": self.stop, "remember": self.remember}
+        asked: dict[str, Any] = {"message": dialogue, "max_new_tokens": max_tokens or self.max_tokens}
+        asked |= {"temperature": self.temperature, "stop": self.stop, "remember": self.remember}
         session = self.session or convert.session_of(dialogue)
         return self.llm.conversation(user=self.user, agent=self.agent, session=session), asked | more
 
