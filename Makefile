@@ -15,14 +15,16 @@ OLDEST_TESTS := tests/model tests/test_recipes.py tests/test_memory_llm.py tests
 WORKERS := --numprocesses auto --dist loadfile
 
 ADAPTERS := google-adk haystack langchain langgraph llama-index openai-agents pydantic-ai smolagents
+# Those that the checks run, with the newest versions only.
+CHECKED_ADAPTERS := langchain langgraph openai-agents pydantic-ai
 # Frameworks that docs/integrations.md has a recipe for.
 INTEGRATIONS := agno crewai dspy litellm semantic-kernel
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Otherwise make removes what only patterns name, and installs anew each time.
-.SECONDARY: $(ADAPTERS:%=adapters/%/.venv/stamp) $(INTEGRATIONS:%=$(VENV)/integrations/%/stamp)
-.PHONY: help demo test check test-newest test-oldest test-mem0 test-adapters test-integrations conformance docs clean
+.SECONDARY: $(ADAPTERS:%=adapters/%/.venv/stamp) $(CHECKED_ADAPTERS:%=$(VENV)/adapters/%/stamp) $(INTEGRATIONS:%=$(VENV)/integrations/%/stamp)
+.PHONY: help demo test check test-newest test-oldest test-mem0 test-adapters check-adapters test-integrations conformance docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,7 +58,12 @@ test-adapters: $(ADAPTERS:%=adapter-%) ## the tests of every adapter, each in an
 
 adapter-%: adapters/%/.venv/stamp
 	cd adapters/$* && .venv/bin/python -m pytest
-	cd adapters/$* && PYTHONPATH=.venv/oldest .venv/bin/python -m pytest
+	cd adapters/$* && PYTHONPATH="$(CURDIR)/adapters/$*/.venv/oldest" .venv/bin/python -m pytest
+
+check-adapters: $(CHECKED_ADAPTERS:%=check-adapter-%) ## some adapters, with the newest versions, in environments over this one
+
+check-adapter-%: $(VENV)/adapters/%/stamp
+	cd adapters/$* && "$(abspath $(<D))/bin/python" -m pytest $(WORKERS)
 
 test-integrations: $(INTEGRATIONS:%=integration-%) ## the recipes of docs/integrations.md, each with its framework (`make integration-dspy`: one)
 
@@ -73,15 +80,26 @@ docs: $(VENV)/dev.stamp ## write docs/cli.md anew from the program's own help, a
 	$(BIN)/python docs/build_cli.py
 	$(BIN)/python docs/build_pictures.py
 
+# The constraints of an adapter's environment: its own, and those of the core for everything else.
+CONSTRAIN = awk -F== 'NR == FNR { own[tolower($$1)] = 1; print; next } !(tolower($$1) in own)' adapters/$*/constraints.txt constraints.txt > $(@D)/constraints.txt
+
 # Newest versions in the environment, the oldest supported ones of the framework beside it, to be laid over them.
 # Where a framework wants another version of something than the core's own tests use, its adapter's pin holds.
 adapters/%/.venv/stamp: adapters/%/pyproject.toml adapters/%/constraints.txt adapters/%/constraints-oldest.txt pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
-	awk -F== 'NR == FNR { own[tolower($$1)] = 1; print; next } !(tolower($$1) in own)' adapters/$*/constraints.txt constraints.txt > $(@D)/constraints.txt
+	$(CONSTRAIN)
 	$(@D)/bin/python -m pip --disable-pip-version-check install -c $(@D)/constraints.txt "$(TORCH)"
 	$(@D)/bin/python -m pip --disable-pip-version-check install -c $(@D)/constraints.txt --editable . --editable "adapters/$*[test]"
 	rm -rf $(@D)/oldest
 	$(@D)/bin/python -m pip --disable-pip-version-check install --no-deps --target $(@D)/oldest --requirement adapters/$*/constraints-oldest.txt
+	@touch $@
+
+# Over the core's environment, whose PyTorch, transformers and pytest are seen from here: only what differs is installed.
+$(VENV)/adapters/%/stamp: adapters/%/pyproject.toml adapters/%/constraints.txt $(VENV)/dev.stamp
+	$(PYTHON) -m venv --without-pip $(@D)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/core.pth"
+	$(CONSTRAIN)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -c $(@D)/constraints.txt --editable . --editable "adapters/$*[test]"
 	@touch $@
 
 clean: ## remove the environment and all caches

@@ -48,6 +48,8 @@ class MemoryStories(ABC):
 
     folder: Path
     """The adapter's. Its ``examples/bot.py`` prints the answer to ``python bot.py STORE USER TEXT``."""
+    agent: str = ""
+    """Under which agent's name the adapter remembers what a user says."""
     ignore: Sequence[str] = ()
     """How warnings begin that the framework itself is the cause of."""
 
@@ -91,7 +93,7 @@ class MemoryStories(ABC):
     def test_what_is_forgotten_is_gone(self, llm: MemoryLLM) -> None:
         self.say(llm, "ada", "My dog is called Biscuit.")
         assert "Biscuit" in self.say(llm, "ada", "What is my dog called?")
-        memories = llm.memories(user="ada")
+        memories = llm.memories(user="ada", agent=self.agent)
         memories.delete([memory.id for memory in memories.list(limit=1000)])
         assert "Biscuit" not in self.say(llm, "ada", "What is my dog called?")
 
@@ -122,7 +124,7 @@ class ModelStories(MemoryStories):
         with MemoryLLM(babbler, store=store, max_new_tokens=8000) as llm:
             with closing(self.stream(llm, "ada", "Go on and on.")) as pieces:
                 heard = "".join(next(pieces) for _ in range(5))
-            (kept,) = llm.memories(user="ada").list(role="assistant")
+            (kept,) = llm.memories(user="ada", agent=self.agent).list(role="assistant")
             assert kept.text.startswith(heard.strip())
             assert kept.n_tokens < 100
 
@@ -137,4 +139,6 @@ class ModelStories(MemoryStories):
         answer = self.say_with_tool(llm, "ada", "How is the weather in Lisbon?", weather)
         assert asked == ["Lisbon"]
         assert answer.strip()
-        assert "It rains in Lisbon." in [memory.text for memory in llm.memories(user="ada").list(role="tool")]
+        assert "It rains in Lisbon." in [
+            memory.text for memory in llm.memories(user="ada", agent=self.agent).list(role="tool")
+        ]

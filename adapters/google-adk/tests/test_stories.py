@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
-from running import Bot, in_a_loop, make_agent, words
+from running import APP, Bot, in_a_loop, make_agent, words
 
 from agentmem import MemoryLLM
 
@@ -17,6 +17,7 @@ from agentmem_contract import City, ModelStories
 
 class TestStories(ModelStories):
     folder = Path(__file__).parent.parent
+    agent = APP
 
     def say(self, llm: MemoryLLM, user: str, text: str) -> str:
         return asyncio.run(Bot(make_agent(llm)).ask(user, text, uuid4().hex))

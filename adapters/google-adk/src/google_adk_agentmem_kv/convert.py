@@ -96,7 +96,9 @@ def to_options(config: types.GenerateContentConfig) -> dict[str, Any]:
         "max_new_tokens": config.max_output_tokens,
         "seed": config.seed,
         "stop": config.stop_sequences or (),
-        "tools": [_tool(one) for tool in config.tools or [] for one in getattr(tool, "function_declarations", 0) or []],
+        "tools": [
+            _tool(one) for tool in config.tools or [] for one in getattr(tool, "function_declarations", None) or []
+        ],
         "response_format": _form(schema) if wanted else None,
     }
     calling = config.tool_config and config.tool_config.function_calling_config
