@@ -109,6 +109,10 @@ def to_options(config: types.GenerateContentConfig) -> dict[str, Any]:
     return options
 
 
+def _declared(tool: object) -> Sequence[types.FunctionDeclaration]:
+    return getattr(tool, "function_declarations", None) or ()
+
+
 def _tool(declared: types.FunctionDeclaration) -> dict[str, Any]:
     parameters = declared.parameters_json_schema or (declared.parameters and _schema(declared.parameters))
     function = {"name": declared.name, "description": declared.description, "parameters": parameters or {}}
