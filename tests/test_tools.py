@@ -339,6 +339,7 @@ NAMED = {"type": "object", "properties": {"name": {"const": "Ada"}}}
                 {"type": "object"},
                 {"type": "object", "properties": {"a": {}}, "additionalProperties": {"type": "string"}},
                 {"type": "object", "properties": {"a": {}}, "required": ["b"]},
+                {"type": "object", "properties": {"a": {}}, "required": [["a"]]},
                 {"type": "object", "properties": {"a": {}}, "minProperties": 2},
                 {"properties": {"a": {}}, "anyOf": [{"required": ["b"]}]},
                 {"allOf": [NAMED, {"properties": {"age": {"type": "integer"}}}]},
