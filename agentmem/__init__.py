@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from agentmem.dialogue import session_of
 from agentmem.errors import (
     AgentMemError,
     Closed,
@@ -89,6 +90,7 @@ __all__ = [
     "ToolCall",
     "UnsupportedModel",
     "Usage",
+    "session_of",
 ]
 
 _LATE = {

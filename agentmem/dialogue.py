@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,18 @@ def check_dialogue(messages: object, before: Dialogue | None = None) -> Dialogue
     if not dialogue.said:
         raise InvalidInput("there is no message to answer: the list has only system messages, or words of nobody")
     return dialogue
+
+
+def session_of(messages: Sequence[Message | Mapping[str, Any]]) -> str:
+    """A name for a dialogue that is sent whole each time: made from its first words, which stay the same.
+
+    Raises:
+        InvalidInput: its first message, or a system message before it, is in no form of OpenAI's.
+    """
+    checked = (_checked(number, given) for number, given in enumerate(messages))
+    first = next((message for message in checked if message.role is not Role.SYSTEM), None)
+    said = f"{first.role}\x00{first.text}" if first else ""
+    return "chat-" + hashlib.sha256(said.encode(errors="surrogatepass")).hexdigest()[:24]
 
 
 def in_common(one: Sequence[Any], other: Sequence[Any]) -> int:

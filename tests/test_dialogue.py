@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmem import InvalidInput, Message, Role, Scope
+from agentmem import InvalidInput, Message, Role, Scope, session_of
 from agentmem.dialogue import Dialogue, check_dialogue, in_common
 from agentmem.recognising import PREVIOUS, Recogniser, Turns
 from agentmem.store import NewMemory, Store
@@ -174,3 +174,18 @@ def test_what_was_forgotten_is_known_to_have_been_there(store: Store) -> None:
     fresh = recogniser(store)
     assert fresh.unstored(fresh.turns_of([*messages, *talk(1)])) == 10
     assert fresh.memory_ids(turns) == {chunk_id(turn, 0) for _, turn in turns[:4]}
+
+
+def test_a_dialogue_has_one_name_however_it_is_sent_and_grows() -> None:
+    first = {"role": "user", "content": "Hello!"}
+    name = session_of([first])
+    assert (
+        session_of([{"role": "system", "content": "Be brief."}, first, {"role": "assistant", "content": "Hi."}]) == name
+    )
+    assert session_of([Message(role=Role.USER, content="Hello!")]) == name
+    assert session_of([{"role": "user", "content": [{"type": "text", "text": "Hello!"}]}]) == name
+    assert session_of([{"role": "user", "content": "Hello?"}]) != name
+    assert session_of([{"role": "assistant", "content": "Hello!"}]) != name
+    assert session_of([]) == session_of([{"role": "system", "content": "Be brief."}])
+    with pytest.raises(InvalidInput, match="message 0"):
+        session_of([{"role": "nobody", "content": "Hello!"}])

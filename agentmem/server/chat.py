@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 
+from agentmem.dialogue import session_of
 from agentmem.errors import AgentMemError
 from agentmem.records import Message, Reply, Scope
 from agentmem.server.access import Admitted
@@ -28,7 +29,7 @@ from agentmem.server.chat_wire import (
     Delta,
     Finish,
 )
-from agentmem.server.dialogue import CallItem, Extension, choose, session_of, to_messages
+from agentmem.server.dialogue import CallItem, Extension, choose, to_messages
 from agentmem.server.failures import Failure, note
 from agentmem.server.serving import EventStream, Host, Serving, host_of
 from agentmem.turns import ReplyStream

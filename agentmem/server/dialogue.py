@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -160,12 +159,6 @@ def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
     if all(message.role is Role.SYSTEM for message in said):
         raise Failure(400, "there is no message to answer", code="invalid_value", param="messages")
     return said
-
-
-def session_of(messages: Sequence[Message]) -> str:
-    """A name for the dialogue that a client sends whole each time: made from its first words, which stay the same."""
-    first = next(message for message in messages if message.role is not Role.SYSTEM)
-    return "chat-" + hashlib.sha256(f"{first.role}\x00{first.text}".encode()).hexdigest()[:24]
 
 
 class NamedFunction(BaseModel):

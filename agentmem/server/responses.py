@@ -17,12 +17,12 @@ from uuid import uuid4
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from agentmem.dialogue import check_dialogue
+from agentmem.dialogue import check_dialogue, session_of
 from agentmem.errors import AgentMemError
 from agentmem.records import Message, Reply, Role, Scope, ToolCall
 from agentmem.server.access import Admitted
 from agentmem.server.chat import event
-from agentmem.server.dialogue import CallItem, Extension, choose, session_of, to_messages
+from agentmem.server.dialogue import CallItem, Extension, choose, to_messages
 from agentmem.server.failures import Failure, note
 from agentmem.server.responses_wire import (
     Incomplete,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -79,12 +78,6 @@ def _result(response: Mapping[str, Any] | None) -> str:
     return given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False, default=str)
 
 
-def session_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A name for a dialogue that is sent whole each time: made from its first words, which stay the same."""
-    first = next((message["content"] for message in messages if message["role"] != "system"), "")
-    return "chat-" + hashlib.sha256(first.encode(errors="surrogatepass")).hexdigest()[:24]
-
-
 def to_options(config: types.GenerateContentConfig) -> dict[str, Any]:
     """What the answer is to be like: sampling, tools, its form."""
     schema = config.response_json_schema or config.response_schema
@@ -96,9 +89,7 @@ def to_options(config: types.GenerateContentConfig) -> dict[str, Any]:
         "max_new_tokens": config.max_output_tokens,
         "seed": config.seed,
         "stop": config.stop_sequences or (),
-        "tools": [
-            _tool(one) for tool in config.tools or [] for one in getattr(tool, "function_declarations", None) or []
-        ],
+        "tools": [_tool(one) for tool in config.tools or [] for one in _declared(tool)],
         "response_format": _form(schema) if wanted else None,
     }
     calling = config.tool_config and config.tool_config.function_calling_config

@@ -10,7 +10,7 @@ from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
 from pydantic import Field
 
-from agentmem import Conversation, InvalidInput, MemoryLLM
+from agentmem import Conversation, InvalidInput, MemoryLLM, session_of
 
 from google_adk_agentmem_kv import convert
 from google_adk_agentmem_kv.plugin import AGENT, SESSION, USER
@@ -57,5 +57,5 @@ class AgentMemLlm(BaseLlm):
         user = said.get(USER, self.user)
         if not user:
             raise InvalidInput("whose memory is it? Put AgentMemPlugin() into the runner's plugins, or give user=...")
-        session = said.get(SESSION) or convert.session_of(messages)
+        session = said.get(SESSION) or session_of(messages)
         return self.llm.conversation(user=user, agent=said.get(AGENT, self.agent), session=session)

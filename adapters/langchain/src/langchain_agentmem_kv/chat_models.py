@@ -16,9 +16,9 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
-from agentmem import MemoryLLM, ReplyStream
+from agentmem import MemoryLLM, ReplyStream, session_of
 
-from langchain_agentmem_kv.convert import session_of, to_choice, to_end, to_messages
+from langchain_agentmem_kv.convert import to_choice, to_end, to_messages
 
 
 class ChatAgentMem(BaseChatModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,12 +50,6 @@ def to_choice(tools: Sequence[Mapping[str, Any]], choice: object) -> dict[str, A
         choice = {"type": "function", "function": {"name": choice}}
     named = {True: "required", "any": "required", False: "auto", None: "auto"}
     return {"tools": tools, "tool_choice": choice if isinstance(choice, Mapping) else named.get(choice, choice)}
-
-
-def session_of(messages: Sequence[Message]) -> str:
-    """A name for a dialogue that is sent whole each time: made from its first words, which stay the same."""
-    first = next((message for message in messages if message.role is not Role.SYSTEM), None)
-    return "chat-" + hashlib.sha256(f"{first and first.content}".encode()).hexdigest()[:24]
 
 
 def to_end(reply: Reply, model: str, text: str = "") -> AIMessageChunk:

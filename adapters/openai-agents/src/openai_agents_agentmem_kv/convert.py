@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 from agents import ModelSettings
@@ -24,12 +23,6 @@ def to_messages(instructions: str | None, input: str | list[TResponseInputItem])
         refusal = message.pop("refusal", None)  # of another model
         messages.append(message | ({"content": refusal} if refusal and not message.get("content") else {}))
     return messages
-
-
-def session_of(messages: Sequence[dict[str, Any]]) -> str:
-    """A name for a dialogue that is sent whole each time: made from its first words, which stay the same."""
-    first = next((message.get("content") for message in messages if message["role"] != "system"), "")
-    return "run-" + hashlib.sha256(f"{first}".encode()).hexdigest()[:24]
 
 
 def to_options(settings: ModelSettings) -> dict[str, Any]:

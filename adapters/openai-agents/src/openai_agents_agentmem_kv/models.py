@@ -27,9 +27,9 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessage
 from openai.types.responses import Response, ResponseCompletedEvent
 from openai.types.responses.response_prompt_param import ResponsePromptParam
 
-from agentmem import AsyncReplyStream, MemoryLLM
+from agentmem import AsyncReplyStream, MemoryLLM, session_of
 
-from openai_agents_agentmem_kv.convert import session_of, to_chunks, to_messages, to_options, to_usage
+from openai_agents_agentmem_kv.convert import to_chunks, to_messages, to_options, to_usage
 
 
 class AgentMemModel(Model):

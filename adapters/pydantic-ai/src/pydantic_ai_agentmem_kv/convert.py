@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -74,13 +73,11 @@ def _answered(message: ModelResponse) -> Message:
     )
 
 
-def session_of(messages: Sequence[ModelMessage]) -> str:
-    """A name for the dialogue: its conversation's id; outside of agents one that is made from its first words."""
-    for message in reversed(messages):
-        if message.conversation_id is not None:
-            return message.conversation_id
-    first = next((part for message in messages for part in message.parts if isinstance(part, UserPromptPart)), None)
-    return "chat-" + hashlib.sha256(f"{first and text_of(first)}".encode()).hexdigest()[:24]
+def conversation_of(messages: Sequence[ModelMessage]) -> str | None:
+    """The id of the conversation that the messages are of; outside of agents there is none."""
+    return next(
+        (message.conversation_id for message in reversed(messages) if message.conversation_id is not None), None
+    )
 
 
 def to_options(settings: ModelSettings, parameters: ModelRequestParameters) -> dict[str, Any]:

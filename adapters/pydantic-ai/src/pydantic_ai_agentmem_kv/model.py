@@ -15,9 +15,9 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.settings import ModelSettings
 
-from agentmem import AsyncReplyStream, MemoryLLM
+from agentmem import AsyncReplyStream, MemoryLLM, session_of
 
-from pydantic_ai_agentmem_kv.convert import session_of, to_end, to_messages, to_options, to_parts
+from pydantic_ai_agentmem_kv.convert import conversation_of, to_end, to_messages, to_options, to_parts
 
 SYSTEM = "agentmem"
 
@@ -106,9 +106,10 @@ class AgentMemModel(Model[None]):
         self, messages: list[ModelMessage], settings: ModelSettings | None, parameters: ModelRequestParameters
     ) -> AsyncGenerator[AsyncReplyStream]:
         instructions = [part.content for part in self._get_instruction_parts(messages, parameters) or ()]
-        session = self.session or session_of(messages)
+        dialogue = to_messages(messages, instructions)
+        session = self.session or conversation_of(messages) or session_of(dialogue)
         pieces = self.llm.conversation(user=self.user, agent=self.agent, session=session).astream(
-            to_messages(messages, instructions), remember=self.remember, **to_options(settings or {}, parameters)
+            dialogue, remember=self.remember, **to_options(settings or {}, parameters)
         )
         try:
             yield pieces

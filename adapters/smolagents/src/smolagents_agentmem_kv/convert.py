@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,9 +58,3 @@ def _calls(text: str) -> tuple[ToolCall, ...]:
         return tuple(ToolCall.model_validate(call) for call in calls if isinstance(call["function"]["arguments"], dict))
     except (ValueError, SyntaxError, TypeError, KeyError, RecursionError):
         return ()
-
-
-def session_of(messages: Sequence[Message]) -> str:
-    """A name for a run, made from its task, which stays the same from step to step."""
-    first = next((message for message in messages if message.role is not Role.SYSTEM), None)
-    return "run-" + hashlib.sha256(f"{first and first.content}".encode()).hexdigest()[:24]

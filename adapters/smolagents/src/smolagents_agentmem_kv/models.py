@@ -18,9 +18,9 @@ from smolagents.models import (
 )
 from smolagents.monitoring import TokenUsage
 
-from agentmem import MemoryLLM, Message, Reply, ReplyStream, Role
+from agentmem import MemoryLLM, Message, Reply, ReplyStream, Role, session_of
 
-from smolagents_agentmem_kv.convert import session_of, to_messages
+from smolagents_agentmem_kv.convert import to_messages
 
 
 class AgentMemModel(Model):  # type: ignore[misc]  # smolagents has no types

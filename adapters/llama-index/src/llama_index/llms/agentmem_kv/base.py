@@ -14,7 +14,7 @@ from llama_index.core.program.utils import process_streaming_objects
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.tools import BaseTool
 
-from agentmem import Conversation, MemoryLLM
+from agentmem import Conversation, MemoryLLM, session_of
 
 from llama_index.llms.agentmem_kv import convert
 
@@ -71,7 +71,7 @@ class AgentMem(FunctionCallingLLM):
         dialogue = convert.to_messages(messages)
         asked: dict[str, Any] = {"message": dialogue, "max_new_tokens": max_tokens or self.max_tokens}
         asked |= {"temperature": self.temperature, "stop": self.stop, "remember": self.remember}
-        session = self.session or convert.session_of(dialogue)
+        session = self.session or session_of(dialogue)
         return self.llm.conversation(user=self.user, agent=self.agent, session=session), asked | more
 
     @llm_chat_callback()

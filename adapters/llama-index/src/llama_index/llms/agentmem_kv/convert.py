@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,12 +42,6 @@ def _message(message: ChatMessage) -> dict[str, Any]:
     role = _ROLES.get(message.role, message.role.value)
     plain = {"role": role, "content": message.content or "", "tool_calls": calls}
     return plain | ({"tool_call_id": message.additional_kwargs.get("tool_call_id")} if role == "tool" else {})
-
-
-def session_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """A name for a dialogue that is sent whole each time: made from its first words, which stay the same."""
-    first = next((message["content"] for message in messages if message["role"] != "system"), "")
-    return "chat-" + hashlib.sha256(first.encode(errors="surrogatepass")).hexdigest()[:24]
 
 
 def to_choice(tool_choice: str | Mapping[str, Any] | None, required: bool = False) -> str | Mapping[str, Any]:

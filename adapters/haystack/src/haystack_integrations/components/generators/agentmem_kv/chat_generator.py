@@ -146,5 +146,6 @@ class AgentMemChatGenerator:
         said = [ChatMessage.from_user(messages)] if isinstance(messages, str) else messages
         own = {"user_id": self.user_id, "agent_id": self.agent_id, "session_id": self.session_id}
         options = own | self.generation_kwargs | (more or {})
-        conversation = self.memory_store.llm.conversation(**scope_of(options, said))
-        return conversation, to_messages(said), to_options(**options) | {"tools": to_tools(tools or self.tools)}
+        dialogue = to_messages(said)
+        conversation = self.memory_store.llm.conversation(**scope_of(options, dialogue))
+        return conversation, dialogue, to_options(**options) | {"tools": to_tools(tools or self.tools)}

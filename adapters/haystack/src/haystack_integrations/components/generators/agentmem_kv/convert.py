@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -12,18 +11,12 @@ from haystack.dataclasses.streaming_chunk import FinishReason, ToolCallDelta
 from haystack.tools import ToolsType, flatten_tools_or_toolsets
 from pydantic import BaseModel
 
-from agentmem import InvalidInput, Reply
+from agentmem import InvalidInput, Reply, session_of
 
 
 def to_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
     """The dialogue in OpenAI's form. Raises ValueError for what that cannot say."""
     return [message.to_openai_dict_format(require_tool_call_ids=False) for message in messages]
-
-
-def session_of(messages: Sequence[ChatMessage]) -> str:
-    """A name for a dialogue that is sent whole each time: made from its first words, which stay the same."""
-    first = next((message.text for message in messages if not message.is_from("system")), None)
-    return "chat-" + hashlib.sha256(f"{first}".encode()).hexdigest()[:24]
 
 
 def to_tools(tools: ToolsType | None) -> list[dict[str, Any]]:
@@ -60,7 +53,7 @@ def to_options(
     }
 
 
-def scope_of(options: dict[str, Any], messages: Sequence[ChatMessage]) -> dict[str, Any]:
+def scope_of(options: dict[str, Any], messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Whose dialogue it is, taken out of the options. Raises InvalidInput without a user."""
     user, agent, session = (options.pop(name, None) for name in ("user_id", "agent_id", "session_id"))
     if not user:
