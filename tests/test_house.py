@@ -126,7 +126,8 @@ def test_every_module_imports() -> None:
 
 def test_public_names_are_sorted_and_true() -> None:
     reached = {name: getattr(agentmem, name) for name in agentmem.__all__}  # resolves the late ones too
-    own = {n: v for n, v in vars(agentmem).items() if not n.startswith("_") and inspect.isclass(v)}
+    named = {n: v for n, v in vars(agentmem).items() if not n.startswith("_")}
+    own = {n: v for n, v in named.items() if inspect.isclass(v) or inspect.isfunction(v)}
     public = {n: v for n, v in own.items() if v.__module__.startswith("agentmem")}
     assert agentmem.__all__ == sorted(agentmem.__all__)
     assert reached == public
