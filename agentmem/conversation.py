@@ -73,7 +73,7 @@ class Conversation:
         self._past: list[tuple[Message, str]] = []
         """Messages of the window with the ids of their turns."""
         self._seed = uuid4().hex
-        self._stored = Recogniser(llm.store, self._handle, session)
+        self._stored = Recogniser(llm.store, self._handle, session, llm.writer.first_chunk)
         self._dialogue: Dialogue | None = None
         """The whole list that was sent last."""
         self._previous: dict[str, str] = {}

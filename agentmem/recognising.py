@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 from agentmem.dialogue import in_common
 from agentmem.records import Memory, Message, Role, Scope
 from agentmem.store import ScopedMemories, Store
-from agentmem.store.known import ever_stored, turns_behind
+from agentmem.store.known import ever_stored, turns_behind, turns_saying
 from agentmem.turns import turn_text, with_ids
 from agentmem.writer import chunk_id
 
@@ -21,6 +21,9 @@ PROBES = 32
 
 CHUNKS = 10_000
 """Chunks of the turns that a window shows: more than it has room for."""
+
+BEGINNING = 10_000
+"""Characters of a message that its first chunk lies within."""
 
 Turns = list[tuple[Message, str]]
 
@@ -36,6 +39,8 @@ class Recogniser:
     store: Store
     handle: ScopedMemories
     session: str
+    first_chunk: Callable[[str], str] = str
+    """The beginning of a message's text that is stored as its first memory."""
     chunks: dict[str, list[str]] = field(default_factory=dict)
     """Memory ids by turn id. None are known of a turn that an earlier conversation stored, until they are asked for."""
     _unread: set[str] = field(default_factory=set)
@@ -70,8 +75,9 @@ class Recogniser:
     def turns_of(self, messages: list[Message]) -> Turns:
         """A whole dialogue with the ids of its turns: those that were stored before keep theirs, given ones included.
 
-        A reply whose id was given is known by the turn that it follows, and by its words. What the list has in common
-        with the one before it is not looked at.
+        A reply whose id was given is known by the turn that it follows, and by its words. A list that begins in the
+        middle of the dialogue, because somebody cut its front off, is known by its first two messages. What the list
+        has in common with the one before it is not looked at.
         """
         same = in_common(self._latest[0], messages)
         turns = self._latest[1][:same]
@@ -80,6 +86,8 @@ class Recogniser:
             before = turns[-1][1] if turns else self.session
             run = with_ids(messages[len(turns) : len(turns) + ahead], before)
             n = self._stored(run)
+            if not turns and not n and (turns := self._cut_front(messages)):
+                continue
             turns += run[:n]
             if n < len(run):
                 given = self._given(run[n][0], turns[-1][1]) if turns else None
@@ -91,6 +99,23 @@ class Recogniser:
             ahead = 2 * (n + 1)
         self._latest = (messages, turns)
         return turns
+
+    def _cut_front(self, messages: list[Message]) -> Turns:
+        """The first turn of a list that begins in the middle of what is stored; none of another list.
+
+        Of several turns with the first one's words, it is that behind which most of the others are stored.
+        """
+        if len(messages) < 2:
+            return []
+        first, *others = messages
+        here = Scope(user=self.handle.scope.user, agent=self.handle.scope.agent, session=self.session)
+        best, most = "", 0
+        for turn in turns_saying(self.store, here, first.role, self.first_chunk(first.text[:BEGINNING])):
+            n = self._stored(with_ids(others, turn)) or int(self._given(others[0], turn) is not None)
+            if n > most:
+                best, most = turn, n
+        self._note([best] if best else [])
+        return [(first, best)] if best else []
 
     def _stored(self, run: Turns) -> int:
         """How many of these turns, from the first one on, were ever stored."""

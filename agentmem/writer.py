@@ -122,6 +122,10 @@ class Writer:
             for turn, number, chunk in cut
         ]
 
+    def first_chunk(self, text: str) -> str:
+        """The beginning of a text that is stored as its first memory."""
+        return next(iter(chunk_text(text, self.spans))).text
+
     def schedule(self, handle: ScopedMemories, memories: Sequence[Memory], kvs: Sequence[KV] | None = None) -> None:
         """Store these memories' KV in the background; what is not given is encoded there, when the model is free."""
         if self._recipe is None:

@@ -166,6 +166,47 @@ def test_an_edited_message_and_all_behind_it_are_new(store: Store) -> None:
     assert known.unstored(known.turns_of(messages)) == 20  # and back
 
 
+@pytest.mark.parametrize("cut", [1, 2, 7, 18])
+def test_a_list_whose_front_was_cut_off_goes_on_where_it_was(store: Store, cut: int) -> None:
+    messages = talk(23)
+    turns = with_ids(messages, "s")
+    keep(store, turns[:20])
+    fresh = recogniser(store)
+    assert fresh.turns_of(messages[cut:]) == turns[cut:]
+    assert fresh.unstored(turns[cut:]) == 20 - cut
+    if cut < 18:
+        assert fresh.turns_of(messages[cut + 1 :]) == turns[cut + 1 :]  # a window that slides
+
+
+def test_of_turns_with_the_same_words_it_is_the_one_with_the_same_words_behind_it(store: Store) -> None:
+    again, yes = Message(role=Role.USER, content="Again."), Message(role=Role.ASSISTANT, content="Yes.")
+    numbers = [Message(role=Role.ASSISTANT, content=f"Number {n}.") for n in range(6)]
+    messages = [*talk(2), *(m for number in numbers for m in (again, number))]
+    turns = with_ids(messages, "s")
+    keep(store, turns)
+    assert recogniser(store).turns_of(messages[6:]) == turns[6:]
+    new = [again, numbers[4], yes]
+    assert recogniser(store).turns_of(new) == [*turns[10:12], *with_ids([yes], turns[11][1])]
+
+
+def test_a_cut_list_is_found_by_a_reply_with_an_id_of_its_own(store: Store) -> None:
+    messages = talk(6)
+    turns = with_ids(messages[:3], "s")
+    turns += [(messages[3], "given"), *with_ids(messages[4:], "given")]
+    keep(store, turns, {"given": turns[2][1]})
+    assert recogniser(store).turns_of(messages[2:]) == turns[2:]
+
+
+def test_one_message_that_was_said_before_is_not_the_middle_of_a_dialogue(store: Store) -> None:
+    messages = talk(6)
+    keep(store, with_ids(messages, "s"))
+    new = [messages[2], Message(role=Role.ASSISTANT, content="Another answer.")]
+    assert recogniser(store).turns_of(new) == with_ids(new, "s")
+    assert recogniser(store).turns_of(messages[2:3]) == with_ids(messages[2:3], "s")
+    elsewhere = Recogniser(store, store.scope(SCOPE), "another session")
+    assert elsewhere.turns_of(messages[2:]) == with_ids(messages[2:], "another session")
+
+
 def test_what_was_forgotten_is_known_to_have_been_there(store: Store) -> None:
     messages = talk(10)
     turns = with_ids(messages, "s")

@@ -163,6 +163,21 @@ def test_a_conversation_that_is_made_for_each_step_goes_on_from_the_last_window(
     assert read[2] < prompts[2] - prompts[0]
 
 
+@pytest.mark.parametrize("kept", [2, 4, 5])
+def test_an_agent_that_keeps_its_last_messages_stores_each_once(llm: MemoryLLM, kept: int) -> None:
+    messages = [TASK]
+    long = "tracking number: 8841" + "\nAll is well." * 80  # several chunks
+    for step in range(6):
+        messages += steps(step, step + 1, {3: long})
+        # a framework makes a conversation for each request
+        reply = llm.conversation(user="agent", session="loop").chat(messages[-kept:])
+        messages.append(reply.message.openai())
+    memories = llm.memories(user="agent").list(limit=1000)
+    said = [memory.text for memory in memories if memory.chunk_no == 0]
+    assert len({memory.turn for memory in memories}) == len(said) == len(messages) - (kept == 2)
+    assert said.count(next(text for text in said if text.startswith("tracking number"))) == 1
+
+
 def test_an_edited_message_begins_another_branch(llm: MemoryLLM) -> None:
     agent = llm.conversation(user="agent", session="loop")
     messages = [TASK, *steps(1, 8, {2: "tracking number: 1111"})]

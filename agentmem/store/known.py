@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from agentmem.records import Scope
-from agentmem.store.inputs import check_name
+from agentmem.records import Role, Scope
+from agentmem.store.inputs import check_name, text_digest
 from agentmem.store.places import find_place, see_all
 from agentmem.store.retry import retried
 from agentmem.store.schema import EventRow, MemoryRow, Space, Turn
@@ -39,6 +39,18 @@ def homes(store: Store, ids: Iterable[str]) -> list[Scope]:
         stored = sa.exists().where(EventRow.space_id == Space.id, EventRow.memory_uid.in_(wanted))
         query = sa.select(Space.user_key, Space.agent_key).where(stored).order_by(Space.id)
         return [Scope(user=user, agent=agent) for user, agent in connection.execute(query)]
+
+
+@retried
+def turns_saying(store: Store, scope: Scope, role: Role, text: str) -> list[str]:
+    """Ids of the turns of this scope whose first memory is this text, newest first; 20 at most."""
+    with store.database.read() as connection:
+        place = find_place(connection, scope)
+        if place is None:
+            return []
+        query = sa.select(Turn.uid).join(MemoryRow, MemoryRow.turn_id == Turn.id)
+        said = (MemoryRow.chunk_no == 0, MemoryRow.role == role, MemoryRow.text_sha256 == text_digest(text))
+        return list(connection.scalars(query.where(*place.conditions(), *said).order_by(MemoryRow.id.desc()).limit(20)))
 
 
 @retried
