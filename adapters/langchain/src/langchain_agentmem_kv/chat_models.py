@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
-from agentmem import MemoryLLM, ReplyStream, session_of
+from agentmem import Conversation, MemoryLLM, session_of
 
 from langchain_agentmem_kv.convert import to_choice, to_end, to_messages
 
@@ -72,7 +71,7 @@ class ChatAgentMem(BaseChatModel):
         strict = [convert_to_openai_tool(tool, strict=True) for tool in tools]
         return self.bind(tools=strict, tool_choice=tool_choice, **kwargs)
 
-    def _begin(
+    def _turn(
         self,
         messages: list[BaseMessage],
         stop: list[str] | None,
@@ -84,20 +83,22 @@ class ChatAgentMem(BaseChatModel):
         max_tokens: int | None = None,
         top_p: float = 1.0,
         seed: int | None = None,
-    ) -> ReplyStream:
+    ) -> tuple[Conversation, dict[str, Any]]:
+        """The conversation that a dialogue belongs to, and what it is asked."""
         dialogue = to_messages(messages)
         session = self.session or session_of(dialogue)
-        return self.llm.conversation(user=self.user, agent=self.agent, session=session).stream(
-            dialogue,
-            max_new_tokens=max_tokens or self.max_tokens,
-            temperature=(self.temperature if temperature is None else temperature) or 0.0,
-            top_p=top_p,
-            seed=seed,
-            stop=stop or self.stop or (),
-            response_format=response_format,
-            remember=self.remember,
-            **to_choice(tools, tool_choice),
-        )
+        asked = {
+            "message": dialogue,
+            "max_new_tokens": max_tokens or self.max_tokens,
+            "temperature": (self.temperature if temperature is None else temperature) or 0.0,
+            "top_p": top_p,
+            "seed": seed,
+            "stop": stop or self.stop or (),
+            "response_format": response_format,
+            "remember": self.remember,
+        }
+        conversation = self.llm.conversation(user=self.user, agent=self.agent, session=session)
+        return conversation, asked | to_choice(tools, tool_choice)
 
     def _stream(
         self,
@@ -106,7 +107,8 @@ class ChatAgentMem(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with self._begin(messages, stop, **kwargs) as pieces:
+        conversation, asked = self._turn(messages, stop, **kwargs)
+        with conversation.stream(**asked) as pieces:
             for piece in pieces:
                 chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
                 if run_manager is not None:
@@ -121,19 +123,13 @@ class ChatAgentMem(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        pieces = await asyncio.to_thread(self._begin, messages, stop, **kwargs)
-        step: asyncio.Task[str | None] | None = None
-        try:
-            while (piece := await asyncio.shield(step := asyncio.create_task(_next(pieces)))) is not None:
+        conversation, asked = self._turn(messages, stop, **kwargs)
+        async with conversation.astream(**asked) as pieces:  # leaving it stops the model
+            async for piece in pieces:
                 chunk = ChatGenerationChunk(message=AIMessageChunk(content=piece))
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(piece, chunk=chunk)
                 yield chunk
-        finally:  # also when the consumer leaves: a step that is under way is waited for, and none follows
-            pieces.cancel()
-            if step is not None:
-                await asyncio.wait([step])
-            await asyncio.to_thread(pieces.close)
         yield ChatGenerationChunk(message=to_end(pieces.reply, self.llm.name))
 
     def _generate(
@@ -143,12 +139,7 @@ class ChatAgentMem(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        with self._begin(messages, stop, **kwargs) as pieces:
-            for _ in pieces:
-                pass
-        message = message_chunk_to_message(to_end(pieces.reply, self.llm.name, pieces.reply.text))
+        conversation, asked = self._turn(messages, stop, **kwargs)
+        reply = conversation.chat(**asked)
+        message = message_chunk_to_message(to_end(reply, self.llm.name, reply.text))
         return ChatResult(generations=[ChatGeneration(message=message)])
-
-
-async def _next(pieces: ReplyStream) -> str | None:
-    return await asyncio.to_thread(next, pieces, None)
