@@ -115,7 +115,7 @@ def train(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     tokenizer.save_pretrained(out)
     packer = Packer(tokenizer)
-    passkeys = Passkeys(packer, [_read(path) for path in book or ()], [remark for remark, _ in said])
+    passkeys = Passkeys(packer, [read_text(path) for path in book or ()], [remark for remark, _ in said])
     resumed = (out / "progress.json").exists()
     model = LlamaForCausalLM.from_pretrained(out if resumed else base, dtype=torch.float32)
     model.set_attn_implementation("sdpa")
@@ -142,7 +142,7 @@ def train(
             console.print(json.dumps(line), soft_wrap=True)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     data = path.read_bytes()
     text = lzma.decompress(data) if path.suffix == ".xz" else data
     return text.decode("utf-8", errors="replace")

@@ -10,15 +10,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from agentmem.records import Role
+from agentmem.training.chat_template import CHAT_TEMPLATE
 from agentmem.training.dialogues import Mix, draw
 
 VOCABULARY = 1024
 PAD, BOS, END = "<pad>", "<s>", "<|end|>"
 SPECIAL = [PAD, BOS, END, *(f"<|{role}|>" for role in Role)]
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 def _corpus(utterances: list[tuple[str, str]], n: int) -> Iterator[str]:

@@ -1,0 +1,155 @@
+"""Fourth stage of the bundled model: call tools with arguments that are right, and say what they returned.
+
+``python -m agentmem.training.calling --base runs/finding --out runs/calling`` goes on from the model that
+``agentmem.training.finding`` made. Batches of the stages before are repeated all along, so that nothing is forgotten.
+Seeds are fixed by step; run again to resume.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from agentmem.model.local import LocalModel
+from agentmem.training.batches import Batch, Packer
+from agentmem.training.bundled import SEED, Optimizers, batch_at, loss_of, report, save_checkpoint, steps_of
+from agentmem.training.calls import Calls, Span
+from agentmem.training.chat_template import CHAT_TEMPLATE
+from agentmem.training.errands import draw_errand
+from agentmem.training.finding import DIALOGUE_STEP, DIALOGUES, read_text, text_loss
+from agentmem.training.passkey import Passkeys
+from agentmem.training.smalltalk import load_utterances
+
+TOKENS = 1000
+"""A dialogue is no longer than this."""
+DIALOGUES_EVERY, TEXTS_EVERY = 3, 8
+SPREAD = 60
+DECAY = 0.35
+"""Last part of the run over which the learning rate falls to zero."""
+
+
+def errands_at(step: int, calls: Calls, utterances: list[tuple[str, str]], rows: int) -> Batch:
+    """The batch of a step, a pure function of the step: of four times as many rows a quarter of like length."""
+    rng = random.Random(SEED * 89 + step)
+    drawn = []
+    while len(drawn) < rows * 4:
+        errand = draw_errand(rng, utterances)
+        row, _ = calls.row(errand, rng, spread=SPREAD)
+        if len(row.columns) <= TOKENS:
+            drawn.append((len(row.columns), len(drawn), errand))
+    drawn.sort()
+    first = rows * rng.randrange(4)
+    chosen = drawn[first : first + rows]  # less padding
+    return calls.batch([errand for _, _, errand in chosen], rng, spread=SPREAD)[0]
+
+
+def rate_at(step: int, steps: int) -> float:
+    """Warm-up, constant, then linear decay to zero: a factor of the peak learning rate."""
+    return min(1.0, (step + 1) / 30, (steps - step) / (steps * DECAY))
+
+
+@torch.no_grad()
+def exact_turns(model: PreTrainedModel, calls: Calls, *, n: int = 56, seed: int = 11) -> tuple[dict[str, float], list[str]]:
+    """Share of held-out turns of each kind whose every token is the most likely one, and what was wrong elsewhere."""
+    rng = random.Random(seed)
+    right: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    wrong: list[str] = []
+    for _ in range(0, n, 8):
+        errands = [draw_errand(rng, [], "heldout") for _ in range(8)]
+        batch, spans = calls.batch(errands, rng, spread=0)
+        logits = model(
+            input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask(), use_cache=False
+        ).logits
+        best = logits.argmax(-1)
+        for row, turns in enumerate(spans):
+            for span in turns:
+                said, meant = best[row, span.start - 1 : span.end - 1], batch.ids[row, span.start : span.end]
+                seen[span.kind] += 1
+                if torch.equal(said, meant):
+                    right[span.kind] += 1
+                else:
+                    wrong.append(_compared(calls, batch, row, span, said, meant))
+    return {kind: round(right[kind] / seen[kind], 3) for kind in sorted(seen)} | {"n": sum(seen.values())}, wrong
+
+
+def _compared(calls: Calls, batch: Batch, row: int, span: Span, said: torch.Tensor, meant: torch.Tensor) -> str:
+    at = int((said != meant).nonzero()[0])
+    decode = calls.decode
+    asked = decode(batch.ids[row, : span.start].tolist()).rpartition("<|user|>")[2]
+    return f"{span.kind}: {asked!r} -> {decode(meant[:at].tolist())!r} [{decode([int(meant[at])])!r} not {decode([int(said[at])])!r}] {decode(meant[at + 1 :].tolist())!r}"
+
+
+def train(
+    base: Annotated[Path, typer.Option(help="The model to begin with, as agentmem.training.finding wrote it.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model, its tokenizer and the checkpoint.")] = Path(
+        "runs/calling"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 1200,
+    rows: Annotated[int, typer.Option(min=1, help="Dialogues with tools a step.")] = 9,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    utterances: Annotated[Path | None, typer.Option(help="sgd_text.jsonl.gz: remarks, as in the stages before.")] = None,
+    book: Annotated[list[Path] | None, typer.Option(help="Long text to hide keys in (.txt or .txt.xz).")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Steps between reports and checkpoints.")] = 60,
+) -> None:
+    """Train, reporting and checkpointing as it goes; run again to resume."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(SEED)
+    console = Console()
+    out.mkdir(parents=True, exist_ok=True)
+    said = load_utterances(utterances) if utterances else []
+    resumed = (out / "progress.json").exists()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out if resumed else base)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(out)
+    packer = Packer(tokenizer)
+    calls = Calls(packer)
+    passkeys = Passkeys(packer, [read_text(path) for path in book or []], [remark for remark, _ in said])
+    model = LlamaForCausalLM.from_pretrained(out if resumed else base, dtype=torch.float32)
+    model.set_attn_implementation("sdpa")
+    local = LocalModel(model, tokenizer)
+    model.train()
+    optimizers = Optimizers(model, rate, rate)
+    first = 0
+    if resumed:
+        first = json.loads((out / "progress.json").read_text())["step"]
+        optimizers.restore(load_file(out / "optimizer.safetensors"))
+    began, tokens = time.monotonic(), 0
+    for step in steps_of(first, steps, console):
+        batch = errands_at(step, calls, said, rows)
+        tokens += int((batch.segments >= 0).sum())
+        losses = {"calls": loss_of(model, batch)}
+        optimizers.descend(losses["calls"], rate_at(step, steps))
+        if step % DIALOGUES_EVERY == 0:
+            losses["dialogue"] = loss_of(model, batch_at(DIALOGUE_STEP + step, packer, said, DIALOGUES))
+            optimizers.descend(losses["dialogue"], rate_at(step, steps))
+        if step % TEXTS_EVERY == 0:
+            losses["text"] = text_loss(step, local, passkeys)
+            optimizers.descend(losses["text"], rate_at(step, steps))
+        if (step + 1) % every == 0 or step + 1 == steps:
+            save_checkpoint(out, model, optimizers, step + 1)
+            line = {"step": step + 1} | {name: round(loss.item(), 4) for name, loss in losses.items()}
+            model.eval()
+            with torch.autocast("cpu", torch.bfloat16):
+                turns, wrong = exact_turns(model, calls)
+            line |= turns | report(model, packer)
+            line |= {"minutes": round((time.monotonic() - began) / 60, 1), "tokens": tokens}
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            (out / "wrong.txt").write_text("\n".join(wrong) + "\n", encoding="utf-8")
+            console.print(json.dumps(line), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(train)

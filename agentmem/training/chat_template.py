@@ -1,0 +1,63 @@
+"""The bundled model's chat template: turns between special tokens, and tools in as few tokens as they allow.
+
+A tool is two lines: its name in words with what it is for, and then the arguments of a call with their types in the
+values' places, token for token as a call has them. What selects a tool stands before what is copied from it, since a
+token of the copied line can only know what it has read.
+"""
+
+from __future__ import annotations
+
+_TYPES = (
+    "{'string': 'word', 'integer': 'number', 'number': 'number', 'boolean': 'true or false', 'array': 'list', "
+    "'object': 'object', 'null': 'null'}"
+)
+_UPPER = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ'"
+
+_WORDS = (
+    "{% macro words(name) %}{% for c in name %}{% if c in " + _UPPER + " %}{{ '' if loop.first else ' ' }}{{ c | lower"
+    " }}{% elif c in '_-.' %} {% else %}{{ c }}{% endif %}{% endfor %}{% endmacro %}"
+)
+"""get_weather and getWeather are "get weather", in the tokens that people's words have."""
+
+_ONE = (
+    "{% macro one(p) %}{% if p is not mapping %}any"
+    "{% elif p['enum'] and p['enum'] is sequence %}{% for v in p['enum'] %}{{ ' or ' if not loop.first }}{{ v | tojson }}{% endfor %}"
+    "{% elif p['const'] is defined %}{{ p['const'] | tojson }}"
+    "{% elif p['type'] is string %}{{ " + _TYPES + ".get(p['type'], p['type']) }}"
+    "{% elif p['type'] and p['type'] is sequence %}{% for t in p['type'] %}{{ ' or ' if not loop.first }}"
+    "{{ " + _TYPES + ".get(t, t) }}{% endfor %}"
+    "{% elif p['$ref'] is defined or p['properties'] is defined %}object"
+    "{% else %}any{% endif %}{% endmacro %}"
+)
+_KIND = (
+    "{% macro kind(p) %}{% set choices = (p['anyOf'] or p['oneOf']) if p is mapping %}"
+    "{% if choices and choices is sequence %}{% for c in choices %}{{ ' or ' if not loop.first }}{{ one(c) }}"
+    "{% endfor %}{% else %}{{ one(p) }}{% endif %}{% endmacro %}"
+)
+_DESCRIBED = (
+    "{% macro described(text) %}{% if text is string and text.split() %}{{ text.split() | join(' ') }}"
+    "{% endif %}{% endmacro %}"
+)
+_TOOL = (
+    "{% set f = tool['function'] %}{% set schema = f['parameters'] if f['parameters'] is mapping else {} %}"
+    "{% set properties = schema['properties'] if schema['properties'] is mapping else {} %}"
+    "{% set needed = schema['required'] if schema['required'] and schema['required'] is sequence else [] %}"
+    "{{ '\\n- ' }}{{ words(f['name']) }}{% set d = described(f['description']) %}{{ ': ' + d if d }}"
+    "{% for key, p in properties | items %}{% set d = described(p['description']) if p is mapping %}"
+    "{{ ' ' + key + ': ' + d if d }}{% endfor %}"
+    "{{ '\\n' + f['name'] + ' {' }}{% for key, p in properties | items %}{{ ', ' if not loop.first }}"
+    "{{ key | tojson }}: {{ kind(p) }}{{ '?' if key not in needed }}{% endfor %}{{ '}' }}"
+)
+_CALL = (
+    "{% for call in message['tool_calls'] %}{{ '\\n' if not loop.first }}"
+    "{{ '<tool_call>\\n{\"name\": ' }}{{ call['function']['name'] | tojson }}"
+    "{{ ', \"arguments\": ' }}{{ call['function']['arguments'] | tojson }}{{ '}\\n</tool_call>' }}{% endfor %}"
+)
+
+CHAT_TEMPLATE = (
+    _WORDS + _ONE + _KIND + _DESCRIBED + "{{ bos_token }}"
+    "{% if tools %}<|system|> Tools:{% for tool in tools %}" + _TOOL + "{% endfor %}<|end|>{% endif %}"
+    "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }}"
+    "{% if message['tool_calls'] %}{{ '\\n' if message['content'] }}" + _CALL + "{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)

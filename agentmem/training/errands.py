@@ -1,0 +1,223 @@
+"""Dialogues with tools: requests, calls, what the tools gave and what is said about it, between ordinary talk.
+
+Ordinary talk (``dialogues.draw``) goes on while tools are offered: remarks and questions about what was told are no
+requests. What a request leaves to memory ("in my hometown") stands in a chunk.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+from agentmem.records import Message, Role, ToolCall
+from agentmem.training.arguments import Argument, draw_arguments
+from agentmem.training.dialogues import Chunk, Dialogue, Mix, draw
+from agentmem.training.facts import RELATIONS, Fact, Relation, tell
+from agentmem.training.requests import Request, draw_request, draw_result
+from agentmem.training.smalltalk import QUESTION_REPLIES, REMARK_REPLIES
+from agentmem.training.toolbox import MadeTool, draw_tools
+from agentmem.training.values import Split, value
+
+SYSTEMS = (
+    "You are a helpful assistant.", "Reply shortly. Use tools.", "You are an agent.", "Use the tools that you have.", "Be brief.",
+    "You are a helpful assistant. Use the tools when needed.", "Answer in one sentence.", "You help customers of a small shop.",
+    "You are a triage agent. Hand off to the right agent.", "You remember what the user told you.", "Reply in English.",
+)  # fmt: skip
+FINALS = ("final_result", "final_result", "final_answer", "final_answer", "return_result", "submit_answer")
+_FINAL_KEYS = ("answer", "answer", "result", "response", "output", "value")
+_FINAL_TEXTS = ("", "The final response which ends this conversation", "Provides a final answer to the given problem.",
+                "Use this to give the final answer.", "Return the result to the user.")  # fmt: skip
+_JOINTS = (" and then ", ", then ", " and ", ". Then ", ". After that, ", ". Also, ", ". ")
+_TALK = Mix(max_facts=3, max_chunks=6, corrected=0.1, unknown=0.25, noise=0.35, told_in_context=0.25, alike=0.2, max_questions=2)
+_OWNED = {kind: [r for r in RELATIONS if r.kind == kind and r.answer.startswith("Your ")] for kind in ("place", "name", "word", "code")}
+
+
+@dataclass
+class Errand:
+    """A dialogue with tools: ``tools`` of OpenAI's form in the order of their names, memories, and turns."""
+
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    turns: list[Message] = field(default_factory=list)
+
+
+def user(text: str) -> Message:
+    """A user's turn."""
+    return Message(role=Role.USER, content=text)
+
+
+def reply(text: str) -> Message:
+    """An assistant's words."""
+    return Message(role=Role.ASSISTANT, content=text)
+
+
+def call(name: str, arguments: dict[str, Any]) -> Message:
+    """An assistant's call of one tool."""
+    return Message(role=Role.ASSISTANT, content="", tool_calls=(ToolCall(name=name, arguments=arguments),))
+
+
+def result(text: str) -> Message:
+    """What a tool returned."""
+    return Message(role=Role.TOOL, content=text)
+
+
+def told(results: list[str]) -> str:
+    """The answer that says what the tools returned, word for word and to its end, so that nothing has to be decided."""
+    return f"The result is: {results[0]}" if len(results) == 1 else "The results are: " + "; ".join(results)
+
+
+class _Owner:
+    """Facts that requests leave to memory."""
+
+    def __init__(self, rng: random.Random, split: Split, rate: float, said: str) -> None:
+        self.rng, self.split, self.rate, self.said = rng, split, rate, said
+        self.facts: list[Fact] = []
+
+    def stand(self, argument: Argument) -> tuple[Any, str] | None:
+        """Now and then a fact in place of a value: its value, and the words that stand for it."""
+        relations = _OWNED.get(argument.kind, [])
+        if not relations or self.rng.random() >= self.rate:
+            return None
+        relation: Relation = self.rng.choice(relations)
+        if relation.key in self.said or any(fact.relation.key == relation.key for fact in self.facts):
+            return None
+        (fact,) = tell(self.rng, [relation], self.split)
+        self.facts.append(fact)
+        return fact.value, f"my {relation.key}"
+
+
+def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Split = "train") -> Errand:
+    """One dialogue."""
+    if rng.random() < 0.1:
+        return _final(rng, utterances, split)
+    remarks = [said for said, _ in rng.sample(utterances, min(3, len(utterances)))]
+    tools = draw_tools(rng, rng.choice([1, 2, 2, 3, 3, 4]), split)
+    errand = Errand([tool.openai() for tool in tools])
+    today = date(2024, 1, 1) + timedelta(days=rng.randrange(4000))
+    groups: list[list[Message]] = []
+    talk = Dialogue()
+    if rng.random() < 0.5:
+        talk = draw(rng, _TALK, utterances, split)
+        errand.chunks += talk.chunks
+        turns = [Message(role=Role(role), content=text) for role, text in talk.turns]
+        groups = [pair for i in range(0, len(turns), 2) if not _like_a_request(pair := turns[i : i + 2], tools)]
+    owner = _Owner(rng, split, 0.08, " ".join([*(c.text for c in talk.chunks), *(text for _, text in talk.turns)]))
+    for _ in range(rng.choice([1, 2, 3, 3])):
+        groups.insert(rng.randint(0, len(groups)), _exchange(rng, tools, owner, remarks, split))
+    if rng.random() < 0.12:
+        groups.insert(rng.randint(0, len(groups)), _record(rng, errand.chunks, today, split))
+    errand.chunks += [_stated_fact(rng, fact, today) for fact in owner.facts]
+    if rng.random() < 0.2:
+        past = draw_request(rng, rng.choice(tools), split)
+        made = f"Calling {past.tool.name} with {json.dumps(past.arguments, ensure_ascii=False)}"
+        errand.chunks += [Chunk("user", past.said, today), Chunk("assistant", made, today), Chunk("tool", draw_result(rng, past, split, []), today)]
+    rng.shuffle(errand.chunks)
+    if rng.random() < 0.4:
+        errand.turns.append(Message(role=Role.SYSTEM, content=rng.choice(SYSTEMS)))
+    errand.turns += [turn for group in groups for turn in group]
+    return errand
+
+
+def _exchange(rng: random.Random, tools: list[MadeTool], owner: _Owner, remarks: list[str], split: Split) -> list[Message]:
+    """A request or two in one turn, the calls, one at a time, with their results, and the answer."""
+    requests = [draw_request(rng, tool, split, owner.stand) for tool in _some(rng, tools)]
+    said = requests[0].said
+    for more in requests[1:]:
+        joint = rng.choice(_JOINTS)
+        second = more.said if joint == ". " else more.said[0].lower() + more.said[1:]
+        said = said.rstrip(".?!") + joint + second
+    turns, results = [user(said)], []
+    for request in requests:
+        results.append(draw_result(rng, request, split, remarks))
+        turns += [call(request.tool.name, request.arguments), result(results[-1])]
+    return [*turns, reply(told(results))]
+
+
+def _some(rng: random.Random, tools: list[MadeTool]) -> list[MadeTool]:
+    """The tools that one turn asks for: mostly one, sometimes two, or the same one twice."""
+    first = rng.choice(tools)
+    if rng.random() < 0.8 or first.style == "hand":
+        return [first]
+    if first.arguments and rng.random() < 0.25:
+        return [first, first]
+    others = [tool for tool in tools if tool is not first]
+    return [first, rng.choice(others)] if others else [first]
+
+
+def _like_a_request(pair: list[Message], tools: list[MadeTool]) -> bool:
+    """Whether a remark that gets a neutral reply sounds as if it asked for one of the tools."""
+    if pair[1].content not in (*REMARK_REPLIES, *QUESTION_REPLIES):
+        return False
+    words = {word for tool in tools for word in (tool.verb, tool.noun, *tool.name.lower().split("_"))}
+    return bool(words & set(re.findall(r"[a-z]+", pair[0].content.lower())))
+
+
+def _stated_fact(rng: random.Random, fact: Fact, today: date) -> Chunk:
+    if rng.random() < 0.3:
+        return Chunk("assistant", fact.acknowledged(rng), today)
+    return Chunk("user", _readable(fact, rng), today)
+
+
+def _readable(fact: Fact, rng: random.Random) -> str:
+    """A statement that names the thing before its value: a chunk that begins with the value cannot be found by it."""
+    while (said := fact.told(rng)).find(fact.relation.key) > said.rfind(fact.value):
+        continue
+    return said
+
+
+def _record(rng: random.Random, chunks: list[Chunk], today: date, split: Split) -> list[Message]:
+    """Records that a tool gave long ago, and a question about one of them."""
+    thing, fact = rng.choice(["order", "ticket", "invoice", "case", "booking", "user"]), rng.choice(["status", "owner", "city", "total", "code", "name"])
+    rows = {value(rng, "code", split): value(rng, rng.choice(("word", "name", "code")), split) for _ in range(rng.choice([1, 2, 3]))}
+    for code, one in rows.items():
+        chunks.append(Chunk("tool", json.dumps({thing: code, fact: one}) if rng.random() < 0.7 else f"{thing} {code}: {fact} {one}", today))
+    code = rng.choice(list(rows))
+    asked = rng.choice(["What is the {f} of {t} {c}?", "What was the {f} of {t} {c}?", "Tell me the {f} of {t} {c}, please.",
+                        "Which {f} did {t} {c} have?"]).format(f=fact, t=thing, c=code)  # fmt: skip
+    return [user(asked), reply(f"The {fact} of {thing} {code} is {rows[code]}.")]
+
+
+def _final(rng: random.Random, utterances: list[tuple[str, str]], split: Split) -> Errand:
+    """A dialogue that ends with a call of a tool for the answer, as some frameworks want it."""
+    name, described = rng.choice(FINALS), rng.choice(_FINAL_TEXTS)
+    today, errand = date(2024, 1, 1) + timedelta(days=rng.randrange(4000)), Errand()
+    tools = draw_tools(rng, rng.choice([0, 1, 2]), split)
+    kind = rng.random()
+    if kind < 0.4:  # a form to be filled from what is said
+        final = MadeTool(name, "do", "give", "result", tuple(draw_arguments(rng, rng.choice([1, 2, 2, 3]), split)), described)
+        request = _stated(rng, final, split)
+        errand.turns = [user(request.said), call(name, request.arguments)]
+    else:
+        key = rng.choice(_FINAL_KEYS)
+        if kind < 0.75:  # an answer from memory
+            talk = draw(rng, Mix(min_facts=1, max_facts=3, max_chunks=6, corrected=0.1, unknown=0.1, noise=0.0, told_in_context=0.0, max_questions=2), utterances, split)
+            errand.chunks = talk.chunks
+            asked = [(said, answer) for (_, said), (_, answer) in zip(talk.turns[::2], talk.turns[1::2], strict=True)]
+            for said, answer in asked[:1]:
+                errand.turns += [user(said), call(name, {key: answer})]
+        else:
+            tools = tools or draw_tools(rng, 1, split)
+            request = draw_request(rng, rng.choice(tools), split)
+            while (given := draw_result(rng, request, split, [])) and ('"' in given or "\n" in given):
+                continue
+            errand.turns = [user(request.said), call(request.tool.name, request.arguments), result(given), call(name, {key: given})]
+        final = MadeTool(name, "do", "give", "answer", (Argument(key, "text", ()),), described)
+    errand.tools = [tool.openai() for tool in sorted([final, *tools], key=lambda tool: tool.name)]
+    errand.chunks = errand.chunks or [Chunk("user", said, today) for said, _ in rng.sample(utterances, min(1, len(utterances)))]
+    if rng.random() < 0.3:
+        errand.turns.insert(0, Message(role=Role.SYSTEM, content=rng.choice(SYSTEMS)))
+    return errand
+
+
+def _stated(rng: random.Random, tool: MadeTool, split: Split) -> Request:
+    """Statements that hold the values of a form's arguments, and that it is to be filled."""
+    drawn = {a.key: a.draw(rng, split) for a in tool.arguments}
+    form = rng.choice(["The {w} is {v}", "My {w} is {v}", "Its {w} is {v}", "{w}: {v}", "the {w} {v}", "{w} {v}"])
+    parts = [form.format(w=a.words, v=drawn[a.key][1]) for a in tool.arguments]
+    if rng.random() < 0.5:
+        rng.shuffle(parts)
+    return Request(rng.choice([". ", " and ", ", "]).join(parts) + ".", tool, {key: one for key, (one, _) in drawn.items()})
