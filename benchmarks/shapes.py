@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agentmem.records import Role
-from agentmem.training.tokenizer import BOS, CHAT_TEMPLATE, END, PAD
+from agentmem.training.chat_template import CHAT_TEMPLATE
+from agentmem.training.tokenizer import BOS, END, PAD
 
 UNKNOWN = "<unk>"
 SPECIAL = [PAD, BOS, END, UNKNOWN, *(f"<|{role}|>" for role in Role)]

@@ -21,36 +21,58 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from agentmem.model.local import LocalModel
-from agentmem.training.batches import Batch, Packer
+from agentmem.training.batches import Batch, Packer, Row, collate
 from agentmem.training.bundled import SEED, Optimizers, batch_at, loss_of, report, save_checkpoint, steps_of
 from agentmem.training.calls import Calls, Span
 from agentmem.training.chat_template import CHAT_TEMPLATE
 from agentmem.training.errands import draw_errand
-from agentmem.training.finding import DIALOGUE_STEP, DIALOGUES, read_text, text_loss
+from agentmem.training.finding import DIALOGUE_STEP, read_text, text_loss
 from agentmem.training.passkey import Passkeys
 from agentmem.training.smalltalk import load_utterances
 
 TOKENS = 1000
 """A dialogue is no longer than this."""
-DIALOGUES_EVERY, TEXTS_EVERY = 3, 8
+PARTS = 8
+"""Batches are drawn this many at once, and sorted by length: less padding."""
+DIALOGUES_EVERY, DIALOGUES, TEXTS_EVERY = 3, 6, 10
 SPREAD = 60
+TURNS = 56
+"""Held-out dialogues of a report."""
 DECAY = 0.35
 """Last part of the run over which the learning rate falls to zero."""
 
 
-def errands_at(step: int, calls: Calls, utterances: list[tuple[str, str]], rows: int) -> Batch:
-    """The batch of a step, a pure function of the step: of four times as many rows a quarter of like length."""
-    rng = random.Random(SEED * 89 + step)
-    drawn = []
-    while len(drawn) < rows * 4:
-        errand = draw_errand(rng, utterances)
-        row, _ = calls.row(errand, rng, spread=SPREAD)
-        if len(row.columns) <= TOKENS:
-            drawn.append((len(row.columns), len(drawn), errand))
-    drawn.sort()
-    first = rows * rng.randrange(4)
-    chosen = drawn[first : first + rows]  # less padding
-    return calls.batch([errand for _, _, errand in chosen], rng, spread=SPREAD)[0]
+class Errands:
+    """Batches of dialogues with tools: each a pure function of its step, made of rows of like length."""
+
+    def __init__(self, calls: Calls, utterances: list[tuple[str, str]], tokens: int) -> None:
+        self._calls, self._utterances, self._tokens = calls, utterances, tokens
+        self._group, self._batches = -1, list[Batch]()
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step: about ``tokens`` tokens."""
+        group, part = divmod(step, PARTS)
+        if group != self._group:
+            self._group, self._batches = group, self._draw(random.Random(SEED * 89 + group))
+        return self._batches[part]
+
+    def _draw(self, rng: random.Random) -> list[Batch]:
+        rows: list[Row] = []
+        total = 0
+        while total < PARTS * self._tokens:
+            row, _ = self._calls.row(draw_errand(rng, self._utterances), rng, spread=SPREAD)
+            if len(row.columns) <= TOKENS:
+                rows.append(row)
+                total += len(row.columns)
+        rows.sort(key=lambda row: len(row.columns))
+        parts: list[list[Row]] = [[]]
+        for row in rows:  # longer rows, fewer of them
+            if (len(parts[-1]) + 1) * len(row.columns) > self._tokens * 1.1 and parts[-1] and len(parts) < PARTS:
+                parts.append([])
+            parts[-1].append(row)
+        batches = [collate(part) for part in parts]
+        rng.shuffle(batches)
+        return (batches * PARTS)[:PARTS]
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -59,13 +81,13 @@ def rate_at(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def exact_turns(model: PreTrainedModel, calls: Calls, *, n: int = 56, seed: int = 11) -> tuple[dict[str, float], list[str]]:
+def exact_turns(model: PreTrainedModel, calls: Calls, *, seed: int = 11) -> tuple[dict[str, float], list[str]]:
     """Share of held-out turns of each kind whose every token is the most likely one, and what was wrong elsewhere."""
     rng = random.Random(seed)
     right: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     wrong: list[str] = []
-    for _ in range(0, n, 8):
+    for _ in range(0, TURNS, 8):
         errands = [draw_errand(rng, [], "heldout") for _ in range(8)]
         batch, spans = calls.batch(errands, rng, spread=0)
         logits = model(
@@ -79,15 +101,17 @@ def exact_turns(model: PreTrainedModel, calls: Calls, *, n: int = 56, seed: int 
                 if torch.equal(said, meant):
                     right[span.kind] += 1
                 else:
-                    wrong.append(_compared(calls, batch, row, span, said, meant))
+                    wrong.append(compared(calls, batch, row, span, said, meant))
     return {kind: round(right[kind] / seen[kind], 3) for kind in sorted(seen)} | {"n": sum(seen.values())}, wrong
 
 
-def _compared(calls: Calls, batch: Batch, row: int, span: Span, said: torch.Tensor, meant: torch.Tensor) -> str:
+def compared(calls: Calls, batch: Batch, row: int, span: Span, said: torch.Tensor, meant: torch.Tensor) -> str:
+    """What was asked, and a turn up to, at and behind the first token that is not the most likely one."""
     at = int((said != meant).nonzero()[0])
     decode = calls.decode
     asked = decode(batch.ids[row, : span.start].tolist()).rpartition("<|user|>")[2]
-    return f"{span.kind}: {asked!r} -> {decode(meant[:at].tolist())!r} [{decode([int(meant[at])])!r} not {decode([int(said[at])])!r}] {decode(meant[at + 1 :].tolist())!r}"
+    right, wrong, rest = (decode(ids.tolist()) for ids in (meant[at : at + 1], said[at : at + 1], meant[at + 1 :]))
+    return f"{span.kind}: {asked!r} -> {decode(meant[:at].tolist())!r} [{right!r} not {wrong!r}] {rest!r}"
 
 
 def train(
@@ -96,10 +120,10 @@ def train(
         "runs/calling"
     ),
     steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 1200,
-    rows: Annotated[int, typer.Option(min=1, help="Dialogues with tools a step.")] = 9,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of dialogues with tools a step.")] = 2800,
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-    utterances: Annotated[Path | None, typer.Option(help="sgd_text.jsonl.gz: remarks, as in the stages before.")] = None,
+    utterances: Annotated[Path | None, typer.Option(help="sgd_text.jsonl.gz: remarks, as before.")] = None,
     book: Annotated[list[Path] | None, typer.Option(help="Long text to hide keys in (.txt or .txt.xz).")] = None,
     every: Annotated[int, typer.Option(min=1, help="Steps between reports and checkpoints.")] = 60,
 ) -> None:
@@ -125,10 +149,11 @@ def train(
     if resumed:
         first = json.loads((out / "progress.json").read_text())["step"]
         optimizers.restore(load_file(out / "optimizer.safetensors"))
-    began, tokens = time.monotonic(), 0
+    errands = Errands(calls, said, tokens)
+    began, seen = time.monotonic(), 0
     for step in steps_of(first, steps, console):
-        batch = errands_at(step, calls, said, rows)
-        tokens += int((batch.segments >= 0).sum())
+        batch = errands.at(step)
+        seen += int((batch.segments >= 0).sum())
         losses = {"calls": loss_of(model, batch)}
         optimizers.descend(losses["calls"], rate_at(step, steps))
         if step % DIALOGUES_EVERY == 0:
@@ -144,7 +169,7 @@ def train(
             with torch.autocast("cpu", torch.bfloat16):
                 turns, wrong = exact_turns(model, calls)
             line |= turns | report(model, packer)
-            line |= {"minutes": round((time.monotonic() - began) / 60, 1), "tokens": tokens}
+            line |= {"minutes": round((time.monotonic() - began) / 60, 1), "tokens": seen}
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             (out / "wrong.txt").write_text("\n".join(wrong) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from agentmem.records import Message, Role, ToolCall
 from agentmem.training.batches import CHUNK_WEIGHT, CONTEXT, USER_WEIGHT, Batch, Packer, Row, collate
 from agentmem.training.errands import Errand
 
-FIXED_WEIGHT = 0.1
+FIXED_WEIGHT = 0.3
 """Loss weight of a token that every call has in its place."""
 
 

@@ -21,7 +21,8 @@ _WORDS = (
 
 _ONE = (
     "{% macro one(p) %}{% if p is not mapping %}any"
-    "{% elif p['enum'] and p['enum'] is sequence %}{% for v in p['enum'] %}{{ ' or ' if not loop.first }}{{ v | tojson }}{% endfor %}"
+    "{% elif p['enum'] and p['enum'] is sequence %}{% for v in p['enum'] %}"
+    "{{ ' or ' if not loop.first }}{{ v | tojson }}{% endfor %}"
     "{% elif p['const'] is defined %}{{ p['const'] | tojson }}"
     "{% elif p['type'] is string %}{{ " + _TYPES + ".get(p['type'], p['type']) }}"
     "{% elif p['type'] and p['type'] is sequence %}{% for t in p['type'] %}{{ ' or ' if not loop.first }}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -17,23 +17,66 @@ from agentmem.records import Message, Role, ToolCall
 from agentmem.training.arguments import Argument, draw_arguments
 from agentmem.training.dialogues import Chunk, Dialogue, Mix, draw
 from agentmem.training.facts import RELATIONS, Fact, Relation, tell
-from agentmem.training.requests import Request, draw_request, draw_result
+from agentmem.training.requests import Request, draw_choice, draw_form, draw_request, draw_result
 from agentmem.training.smalltalk import QUESTION_REPLIES, REMARK_REPLIES
 from agentmem.training.toolbox import MadeTool, draw_tools
 from agentmem.training.values import Split, value
 
 SYSTEMS = (
-    "You are a helpful assistant.", "Reply shortly. Use tools.", "You are an agent.", "Use the tools that you have.", "Be brief.",
-    "You are a helpful assistant. Use the tools when needed.", "Answer in one sentence.", "You help customers of a small shop.",
-    "You are a triage agent. Hand off to the right agent.", "You remember what the user told you.", "Reply in English.",
-)  # fmt: skip
+    "You are a helpful assistant.",
+    "Reply shortly. Use tools.",
+    "You are an agent.",
+    "Use the tools that you have.",
+    "Be brief.",
+    "You are a helpful assistant. Use the tools when needed.",
+    "Answer in one sentence.",
+    "You help customers of a small shop.",
+    "You are a triage agent. Hand off to the right agent.",
+    "You remember what the user told you.",
+    "Reply in English.",
+)
 FINALS = ("final_result", "final_result", "final_answer", "final_answer", "return_result", "submit_answer")
 _FINAL_KEYS = ("answer", "answer", "result", "response", "output", "value")
-_FINAL_TEXTS = ("", "The final response which ends this conversation", "Provides a final answer to the given problem.",
-                "Use this to give the final answer.", "Return the result to the user.")  # fmt: skip
+_FINAL_TEXTS = (
+    "",
+    "The final response which ends this conversation",
+    "Provides a final answer to the given problem.",
+    "Use this to give the final answer.",
+    "Return the result to the user.",
+)
 _JOINTS = (" and then ", ", then ", " and ", ". Then ", ". After that, ", ". Also, ", ". ")
-_TALK = Mix(max_facts=3, max_chunks=6, corrected=0.1, unknown=0.25, noise=0.35, told_in_context=0.25, alike=0.2, max_questions=2)
-_OWNED = {kind: [r for r in RELATIONS if r.kind == kind and r.answer.startswith("Your ")] for kind in ("place", "name", "word", "code")}
+_TALK = Mix(
+    max_facts=3,
+    max_chunks=6,
+    corrected=0.1,
+    unknown=0.25,
+    noise=0.35,
+    told_in_context=0.25,
+    alike=0.2,
+    max_questions=2,
+)
+_RECALL = Mix(
+    min_facts=1,
+    max_facts=3,
+    max_chunks=6,
+    corrected=0.1,
+    unknown=0.1,
+    noise=0.0,
+    told_in_context=0.0,
+    max_questions=2,
+)
+_OWNED = {
+    kind: [r for r in RELATIONS if r.kind == kind and r.answer.startswith("Your ")]
+    for kind in ("place", "name", "word", "code")
+}
+_THINGS = ("order", "ticket", "invoice", "case", "booking", "user")
+_FACTS = ("status", "owner", "city", "total", "code", "name")
+_RECORD_ASKED = (
+    "What is the {f} of {t} {c}?",
+    "What was the {f} of {t} {c}?",
+    "Tell me the {f} of {t} {c}, please.",
+    "Which {f} did {t} {c} have?",
+)
 
 
 @dataclass
@@ -92,21 +135,26 @@ class _Owner:
 
 def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Split = "train") -> Errand:
     """One dialogue."""
-    if rng.random() < 0.1:
+    kind = rng.random()
+    if kind < 0.1:
         return _final(rng, utterances, split)
+    if kind < 0.3:
+        return _form(rng, split)
+    if kind < 0.6:
+        return _choice(rng, split)
     remarks = [said for said, _ in rng.sample(utterances, min(3, len(utterances)))]
-    tools = draw_tools(rng, rng.choice([1, 2, 2, 3, 3, 4]), split)
+    tools = draw_tools(rng, rng.choice([1, 2, 2, 2, 3, 3, 4]), split)
     errand = Errand([tool.openai() for tool in tools])
     today = date(2024, 1, 1) + timedelta(days=rng.randrange(4000))
     groups: list[list[Message]] = []
     talk = Dialogue()
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         talk = draw(rng, _TALK, utterances, split)
         errand.chunks += talk.chunks
         turns = [Message(role=Role(role), content=text) for role, text in talk.turns]
         groups = [pair for i in range(0, len(turns), 2) if not _like_a_request(pair := turns[i : i + 2], tools)]
     owner = _Owner(rng, split, 0.08, " ".join([*(c.text for c in talk.chunks), *(text for _, text in talk.turns)]))
-    for _ in range(rng.choice([1, 2, 3, 3])):
+    for _ in range(rng.choice([1, 2, 3, 3, 4])):
         groups.insert(rng.randint(0, len(groups)), _exchange(rng, tools, owner, remarks, split))
     if rng.random() < 0.12:
         groups.insert(rng.randint(0, len(groups)), _record(rng, errand.chunks, today, split))
@@ -114,7 +162,8 @@ def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Sp
     if rng.random() < 0.2:
         past = draw_request(rng, rng.choice(tools), split)
         made = f"Calling {past.tool.name} with {json.dumps(past.arguments, ensure_ascii=False)}"
-        errand.chunks += [Chunk("user", past.said, today), Chunk("assistant", made, today), Chunk("tool", draw_result(rng, past, split, []), today)]
+        given = draw_result(rng, past, split, [])
+        errand.chunks += [Chunk("user", past.said, today), Chunk("assistant", made, today), Chunk("tool", given, today)]
     rng.shuffle(errand.chunks)
     if rng.random() < 0.4:
         errand.turns.append(Message(role=Role.SYSTEM, content=rng.choice(SYSTEMS)))
@@ -122,7 +171,31 @@ def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Sp
     return errand
 
 
-def _exchange(rng: random.Random, tools: list[MadeTool], owner: _Owner, remarks: list[str], split: Split) -> list[Message]:
+def _choice(rng: random.Random, split: Split) -> Errand:
+    """Several tools without arguments, each asked for in few words: the densest lesson in choosing one."""
+    tools = [
+        replace(tool, arguments=(), described=tool.described if rng.random() < 0.4 else "")
+        for tool in draw_tools(rng, rng.randint(2, 5), split)
+    ]
+    turns: list[Message] = []
+    for tool in [*rng.sample(tools, len(tools)), rng.choice(tools), rng.choice(tools)]:
+        request = draw_choice(rng, tool) if rng.random() < 0.7 else draw_request(rng, tool, split)
+        turns += [user(request.said), call(tool.name, {}), result("ok")]
+    return Errand([tool.openai() for tool in tools], [], turns)
+
+
+def _form(rng: random.Random, split: Split) -> Errand:
+    """One tool of many arguments, and a call of it: the densest lesson in copying values behind their keys."""
+    tool = draw_tools(rng, 1, split)[0]
+    keys = tuple(replace(a, required=True) for a in draw_arguments(rng, rng.randint(5, 9), split))
+    tool = replace(tool, arguments=keys, described="")
+    request = draw_form(rng, tool, split)
+    return Errand([tool.openai()], [], [user(request.said), call(tool.name, request.arguments)])
+
+
+def _exchange(
+    rng: random.Random, tools: list[MadeTool], owner: _Owner, remarks: list[str], split: Split
+) -> list[Message]:
     """A request or two in one turn, the calls, one at a time, with their results, and the answer."""
     requests = [draw_request(rng, tool, split, owner.stand) for tool in _some(rng, tools)]
     said = requests[0].said
@@ -171,43 +244,43 @@ def _readable(fact: Fact, rng: random.Random) -> str:
 
 def _record(rng: random.Random, chunks: list[Chunk], today: date, split: Split) -> list[Message]:
     """Records that a tool gave long ago, and a question about one of them."""
-    thing, fact = rng.choice(["order", "ticket", "invoice", "case", "booking", "user"]), rng.choice(["status", "owner", "city", "total", "code", "name"])
-    rows = {value(rng, "code", split): value(rng, rng.choice(("word", "name", "code")), split) for _ in range(rng.choice([1, 2, 3]))}
+    thing, fact = rng.choice(_THINGS), rng.choice(_FACTS)
+    rows: dict[str, str] = {}
+    for _ in range(rng.choice([1, 2, 3])):
+        rows[value(rng, "code", split)] = value(rng, rng.choice(("word", "name", "code")), split)
     for code, one in rows.items():
-        chunks.append(Chunk("tool", json.dumps({thing: code, fact: one}) if rng.random() < 0.7 else f"{thing} {code}: {fact} {one}", today))
+        text = json.dumps({thing: code, fact: one}) if rng.random() < 0.7 else f"{thing} {code}: {fact} {one}"
+        chunks.append(Chunk("tool", text, today))
     code = rng.choice(list(rows))
-    asked = rng.choice(["What is the {f} of {t} {c}?", "What was the {f} of {t} {c}?", "Tell me the {f} of {t} {c}, please.",
-                        "Which {f} did {t} {c} have?"]).format(f=fact, t=thing, c=code)  # fmt: skip
+    asked = rng.choice(_RECORD_ASKED).format(f=fact, t=thing, c=code)
     return [user(asked), reply(f"The {fact} of {thing} {code} is {rows[code]}.")]
 
 
 def _final(rng: random.Random, utterances: list[tuple[str, str]], split: Split) -> Errand:
     """A dialogue that ends with a call of a tool for the answer, as some frameworks want it."""
-    name, described = rng.choice(FINALS), rng.choice(_FINAL_TEXTS)
-    today, errand = date(2024, 1, 1) + timedelta(days=rng.randrange(4000)), Errand()
+    name, described, key = rng.choice(FINALS), rng.choice(_FINAL_TEXTS), rng.choice(_FINAL_KEYS)
+    final = MadeTool(name, "do", "give", "answer", (Argument(key, "text", ()),), described)
     tools = draw_tools(rng, rng.choice([0, 1, 2]), split)
-    kind = rng.random()
+    errand, kind = Errand(), rng.random()
     if kind < 0.4:  # a form to be filled from what is said
-        final = MadeTool(name, "do", "give", "result", tuple(draw_arguments(rng, rng.choice([1, 2, 2, 3]), split)), described)
+        final = replace(final, arguments=tuple(draw_arguments(rng, rng.choice([1, 2, 2, 3]), split)))
         request = _stated(rng, final, split)
         errand.turns = [user(request.said), call(name, request.arguments)]
+    elif kind < 0.75:  # an answer from memory
+        talk = draw(rng, _RECALL, utterances, split)
+        errand.chunks = talk.chunks
+        for (_, said), (_, answer) in zip(talk.turns[:1], talk.turns[1:2], strict=True):
+            errand.turns += [user(said), call(name, {key: answer})]
     else:
-        key = rng.choice(_FINAL_KEYS)
-        if kind < 0.75:  # an answer from memory
-            talk = draw(rng, Mix(min_facts=1, max_facts=3, max_chunks=6, corrected=0.1, unknown=0.1, noise=0.0, told_in_context=0.0, max_questions=2), utterances, split)
-            errand.chunks = talk.chunks
-            asked = [(said, answer) for (_, said), (_, answer) in zip(talk.turns[::2], talk.turns[1::2], strict=True)]
-            for said, answer in asked[:1]:
-                errand.turns += [user(said), call(name, {key: answer})]
-        else:
-            tools = tools or draw_tools(rng, 1, split)
-            request = draw_request(rng, rng.choice(tools), split)
-            while (given := draw_result(rng, request, split, [])) and ('"' in given or "\n" in given):
-                continue
-            errand.turns = [user(request.said), call(request.tool.name, request.arguments), result(given), call(name, {key: given})]
-        final = MadeTool(name, "do", "give", "answer", (Argument(key, "text", ()),), described)
+        tools = tools or draw_tools(rng, 1, split)
+        request = draw_request(rng, rng.choice(tools), split)
+        while (given := draw_result(rng, request, split, [])) and ('"' in given or "\n" in given):
+            continue
+        made = call(request.tool.name, request.arguments)
+        errand.turns = [user(request.said), made, result(given), call(name, {key: given})]
     errand.tools = [tool.openai() for tool in sorted([final, *tools], key=lambda tool: tool.name)]
-    errand.chunks = errand.chunks or [Chunk("user", said, today) for said, _ in rng.sample(utterances, min(1, len(utterances)))]
+    if not errand.chunks and utterances:
+        errand.chunks = [Chunk("user", rng.choice(utterances)[0], date(2024, 1, 1) + timedelta(rng.randrange(4000)))]
     if rng.random() < 0.3:
         errand.turns.insert(0, Message(role=Role.SYSTEM, content=rng.choice(SYSTEMS)))
     return errand
@@ -220,4 +293,5 @@ def _stated(rng: random.Random, tool: MadeTool, split: Split) -> Request:
     parts = [form.format(w=a.words, v=drawn[a.key][1]) for a in tool.arguments]
     if rng.random() < 0.5:
         rng.shuffle(parts)
-    return Request(rng.choice([". ", " and ", ", "]).join(parts) + ".", tool, {key: one for key, (one, _) in drawn.items()})
+    said = rng.choice([". ", " and ", ", "]).join(parts) + "."
+    return Request(said, tool, {key: one for key, (one, _) in drawn.items()})

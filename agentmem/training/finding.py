@@ -143,6 +143,7 @@ def train(
 
 
 def read_text(path: Path) -> str:
+    """The text of a file, which may be packed (.xz)."""
     data = path.read_bytes()
     text = lzma.decompress(data) if path.suffix == ".xz" else data
     return text.decode("utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""What users say when they want a tool to be called, in many phrasings, and what the tools return."""
+"""What users say when they want a tool to be called, with the call that is right, and what the tool returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentmem.training.arguments import Argument, number
-from agentmem.training.toolbox import _SUMS, MadeTool
+from agentmem.training.phrasings import (
+    ASKED,
+    BARE,
+    DONE,
+    FAILED,
+    HANDED,
+    NAMED,
+    RETURNED,
+    SHORT,
+    STATED,
+    SUMMED,
+    TRANSFERRED,
+    WORDED,
+)
+from agentmem.training.toolbox import SUMS, MadeTool
 from agentmem.training.values import Split, value
 
 
@@ -22,94 +36,64 @@ class Request:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+Drawn = dict[str, tuple[Any, str]]
+"""Of each argument, by its key: the value, and how it is said."""
 Stand = Callable[[Argument], tuple[Any, str] | None]
 """Gives some arguments a value that is known from elsewhere, and the words that stand for it ("my hometown")."""
 
-_ASKED = (
-    "What is the {noun}{args}?", "What is the {noun}{args}?", "What's the {noun}{args}?", "Tell me the {noun}{args}.",
-    "Show me the {noun}{args}, please.", "{Verb} the {noun}{args}.", "Please {verb} the {noun}{args}.",
-    "Can you {verb} the {noun}{args}?", "I need the {noun}{args}.", "How is the {noun}{args}?", "{Verb} {noun}{args}.",
-    "Which {noun} is there{args}?", "I would like to know the {noun}{args}.", "Could you check the {noun}{args}?",
-    "Do you know the {noun}{args}?", "{Noun}{args}, please.", "Give me the {noun}{args}.", "Is there a {noun}{args}?",
-)  # fmt: skip
-_DONE = (
-    "{Verb} a {noun}{args}.", "{Verb} a {noun}{args}.", "{Verb} the {noun}{args}.", "Please {verb} a {noun}{args}.",
-    "Can you {verb} a {noun}{args}?", "I want to {verb} a {noun}{args}.", "I need to {verb} the {noun}{args}.",
-    "Could you {verb} my {noun}{args}, please?", "{Verb} {noun}{args}.", "{Verb} my {noun}{args}!", "Go and {verb} the {noun}{args}.",
-    "I would like to {verb} a {noun}{args}.", "Please {verb} us a {noun}{args}.", "Would you {verb} one {noun}{args}?",
-)  # fmt: skip
-_NAMED = (
-    "Call {name}{args}.", "Use {name}{args}.", "Please call {name}{args}.", "Use the {name} tool{args}.", "Run {name}{args}.",
-    "Call the tool {name}{args}.", "Can you call {name}{args}?", "{name}{args}", "I want you to use {name}{args}.",
-)  # fmt: skip
-_WORDED = ("Use the {words} tool{args}.", "{Words}{args}.", "{words}{args}", "Do the {words}{args}.", "{Words}{args}, please.")
-_BARE = ("{Verb}{args}.", "{verb}{args}", "Please {verb}{args}.", "Can you {verb}{args}?", "I want to {verb}{args}.", "{Verb} it{args}.",
-         "Could you {verb} something{args}?", "{Verb}{args}, please.")  # fmt: skip
-_SUMMED = (
-    "{verb} {a} and {b}", "{Verb} {a} and {b}.", "What is {a} {sign} {b}?", "What is {a} {word} {b}?", "{a} {sign} {b}",
-    "Please {verb} {a} and {b}.", "Can you {verb} {a} and {b}?", "{Verb} {a} by {b}.", "{Verb} {a} with {b}.",
-    "What is the {noun} of {a} and {b}?", "How much is {a} {word} {b}?", "Calculate {a} {sign} {b}.", "{Verb} {a} to {b}.",
-    "{Verb} the numbers {a} and {b}.",
-)  # fmt: skip
-_HANDED = (
-    "I want to talk to {noun}.", "I have a question about {noun}.", "Please transfer me to {noun}.", "Transfer me to {noun}.",
-    "Can I speak to {noun}?", "Connect me with {noun}, please.", "I need help with {noun}.", "Get me the {noun} team.",
-    "My problem is about {noun}.", "Ask {noun}.", "Hand me over to {noun}.", "I need {noun}.",
-)  # fmt: skip
-
-
-def _words(name: str) -> str:
-    spaced = "".join(f" {c.lower()}" if c.isupper() else " " if c in "_-." else c for c in name)
-    return " ".join(spaced.split())
-
-
-def _filled(template: str, tool: MadeTool, args: str) -> str:
-    words = _words(tool.name)
-    said = template.format(
-        noun=tool.noun, Noun=tool.noun.capitalize(), verb=tool.verb, Verb=tool.verb.capitalize(), name=tool.name,
-        words=words, Words=words.capitalize(), args=args,
-    )  # fmt: skip
-    return said.replace(" a a", " an a").replace(" a e", " an e").replace(" a i", " an i").replace(" a o", " an o")
-
-
-def _wanted(rng: random.Random, tool: MadeTool) -> list[Argument]:
-    return [a for a in tool.arguments if a.required or rng.random() < 0.5]
+_KEYED = ("{w} {v}", "{w} {v}", "{w} {v}", "{w}: {v}", "{w} = {v}", "{w}={v}", "{k} {v}", "{k}: {v}")
+_CODED = ("{}", "{}", "What is the value of {}?", "What is {}? Use the tool.", "Run {}.", "Call {}, please.")
+_FIELDS = ("status", "id", "name", "value", "ok", "temperature", "sky", "total", "city")
 
 
 def draw_request(rng: random.Random, tool: MadeTool, split: Split, stand: Stand = lambda argument: None) -> Request:
     """A request for this tool, with values of the split; arguments that are not needed are often left out."""
-    wanted = _wanted(rng, tool)
-    drawn: dict[str, tuple[Any, str]] = {}
+    wanted = [a for a in tool.arguments if a.required or rng.random() < 0.5]
+    drawn: Drawn = {}
     for argument in wanted:
-        drawn[argument.key] = stand(argument) or _other(rng, argument, split, {said for _, said in drawn.values()})
-    arguments = {key: one for key, (one, _) in drawn.items()}
+        drawn[argument.key] = stand(argument) or _other(rng, argument, split, drawn)
+    return Request(_said(rng, tool, wanted, drawn), tool, {key: one for key, (one, _) in drawn.items()})
+
+
+def draw_choice(rng: random.Random, tool: MadeTool) -> Request:
+    """A request in few words for a tool without arguments."""
+    return Request(_filled(rng.choice((*SHORT, *NAMED, *WORDED)), tool, ""), tool)
+
+
+def draw_form(rng: random.Random, tool: MadeTool, split: Split) -> Request:
+    """A request that gives a value to each of many arguments: many values to copy in few tokens."""
+    drawn: Drawn = {}
+    for argument in tool.arguments:
+        drawn[argument.key] = _other(rng, argument, split, drawn)
+    style = rng.choice([_as_form, _as_form, _as_form, _as_statements, _as_code])
+    said = style(rng, tool, list(tool.arguments), drawn)
+    return Request(said, tool, {key: one for key, (one, _) in drawn.items()})
+
+
+def _said(rng: random.Random, tool: MadeTool, wanted: list[Argument], drawn: Drawn) -> str:
     style = rng.random()
-    if tool.style == "sum" and style < 0.75:
-        sign, word, _ = _SUMS.get(tool.verb, ("and", "and", ""))
-        a, b = (said for _, said in drawn.values())
-        return Request(
-            rng.choice(_SUMMED).format(verb=tool.verb, Verb=tool.verb.capitalize(), noun=tool.noun, a=a, b=b, sign=sign, word=word),
-            tool, arguments,
-        )  # fmt: skip
+    if tool.style == "sum" and drawn and style < 0.75:
+        return _summed(rng, tool, [said for _, said in drawn.values()])
     if tool.style == "hand" and style < 0.85:
-        return Request(rng.choice(_HANDED).format(noun=tool.noun), tool)
+        return rng.choice(HANDED).format(noun=tool.noun)
     if wanted and style > 0.95:
-        return Request(_as_code(rng, tool, wanted, drawn), tool, arguments)
+        return _as_code(rng, tool, wanted, drawn)
     if wanted and style > 0.9:
-        return Request(_as_statements(rng, tool, wanted, drawn), tool, arguments)
+        return _as_statements(rng, tool, wanted, drawn)
     natural = all(a.says for a in wanted) and style < 0.66
     if natural and wanted and rng.random() < 0.1:
-        return Request(_fronted(rng, tool, wanted, drawn), tool, arguments)
+        return _fronted(rng, tool, wanted, drawn)
     args = _natural(rng, wanted, drawn) if natural else _keyed(rng, wanted, drawn)
     if natural or style < 0.78:
-        templates: tuple[str, ...] = {"ask": _ASKED, "do": _DONE, "bare": _BARE}.get(tool.style, _WORDED)
+        templates = {"ask": ASKED, "do": DONE, "bare": BARE}.get(tool.style, WORDED)
     else:
-        templates = _NAMED if rng.random() < 0.65 else _WORDED
-    return Request(_filled(rng.choice(templates), tool, args), tool, arguments)
+        templates = NAMED if rng.random() < 0.65 else WORDED
+    return _filled(rng.choice(templates), tool, args)
 
 
-def _other(rng: random.Random, argument: Argument, split: Split, taken: set[str]) -> tuple[Any, str]:
+def _other(rng: random.Random, argument: Argument, split: Split, drawn: Drawn) -> tuple[Any, str]:
     """A value that no other argument has, so that only one call is right."""
+    taken = {said for _, said in drawn.values()}
     for _ in range(5):
         one, said = argument.draw(rng, split)
         if said not in taken:
@@ -117,7 +101,35 @@ def _other(rng: random.Random, argument: Argument, split: Split, taken: set[str]
     return one, said
 
 
-def _natural(rng: random.Random, wanted: list[Argument], drawn: dict[str, tuple[Any, str]]) -> str:
+def _filled(template: str, tool: MadeTool, args: str) -> str:
+    spaced = "".join(f" {c.lower()}" if c.isupper() else " " if c in "_-." else c for c in tool.name)
+    words = " ".join(spaced.split())
+    said = template.format(
+        noun=tool.noun,
+        Noun=tool.noun.capitalize(),
+        verb=tool.verb,
+        Verb=tool.verb.capitalize(),
+        name=tool.name,
+        words=words,
+        Words=words.capitalize(),
+        args=args,
+    )
+    for vowel in "aeio":
+        said = said.replace(f" a {vowel}", f" an {vowel}")
+    return said
+
+
+def _summed(rng: random.Random, tool: MadeTool, numbers: list[str]) -> str:
+    sign, word, _ = SUMS.get(tool.verb, ("and", "and", ""))
+    plain = [one for one in SUMMED if sign != "and" or "verb" in one.lower()]
+    a, b = numbers
+    return rng.choice(plain).format(
+        verb=tool.verb, Verb=tool.verb.capitalize(), noun=tool.noun, a=a, b=b, sign=sign, word=word
+    )
+
+
+def _natural(rng: random.Random, wanted: list[Argument], drawn: Drawn) -> str:
+    """The arguments as people say them: "in Oslo on Friday"."""
     parts = [rng.choice(a.says).replace("{v}", drawn[a.key][1]) for a in wanted]
     if rng.random() < 0.6:
         rng.shuffle(parts)
@@ -125,13 +137,13 @@ def _natural(rng: random.Random, wanted: list[Argument], drawn: dict[str, tuple[
     return " " + joint.join(parts) if parts else ""
 
 
-def _keyed(rng: random.Random, wanted: list[Argument], drawn: dict[str, tuple[Any, str]]) -> str:
+def _keyed(rng: random.Random, wanted: list[Argument], drawn: Drawn) -> str:
     """Every value right behind its key, or the value alone where there is only one."""
     if not wanted:
         return ""
     if len(wanted) == 1 and rng.random() < 0.4:
         return rng.choice([" {}", " for {}", " with {}", " on {}"]).format(drawn[wanted[0].key][1])
-    form = rng.choice(["{w} {v}", "{w} {v}", "{w} {v}", "{w}: {v}", "{w} = {v}", "{w}={v}", "{k} {v}", "{k}: {v}"])
+    form = rng.choice(_KEYED)
     parts = [form.format(w=a.words, k=a.key, v=drawn[a.key][1]) for a in wanted]
     if rng.random() < 0.5:
         rng.shuffle(parts)
@@ -141,28 +153,37 @@ def _keyed(rng: random.Random, wanted: list[Argument], drawn: dict[str, tuple[An
     return lead + ", ".join(parts)
 
 
-def _as_code(rng: random.Random, tool: MadeTool, wanted: list[Argument], drawn: dict[str, tuple[Any, str]]) -> str:
+def _as_form(rng: random.Random, tool: MadeTool, wanted: list[Argument], drawn: Drawn) -> str:
+    templates = {"ask": ASKED, "do": DONE}.get(tool.style, NAMED)
+    return _filled(rng.choice(rng.choice([templates, NAMED])), tool, _keyed(rng, wanted, drawn))
+
+
+def _as_code(rng: random.Random, tool: MadeTool, wanted: list[Argument], drawn: Drawn) -> str:
     quote = rng.choice(["", '"', "'"])
-    texts = [said if isinstance(one, (int, float)) else f"{quote}{said}{quote}" for one, said in (drawn[a.key] for a in wanted)]
+    values = [drawn[a.key] for a in wanted]
+    texts = [said if isinstance(one, (int, float)) else f"{quote}{said}{quote}" for one, said in values]
     if rng.random() < 0.4:
         texts = [f"{a.key}={text}" for a, text in zip(wanted, texts, strict=True)]
-    call = f"{tool.name}({', '.join(texts)})"
-    return rng.choice(["{}", "{}", "What is the value of {}?", "What is {}? Use the tool.", "Run {}.", "Call {}, please."]).format(call)
+    return rng.choice(_CODED).format(f"{tool.name}({', '.join(texts)})")
 
 
-def _as_statements(rng: random.Random, tool: MadeTool, wanted: list[Argument], drawn: dict[str, tuple[Any, str]]) -> str:
-    head = rng.choice([f"{tool.verb.capitalize()} this {tool.noun}.", f"I need a {tool.noun}.", f"A {tool.noun}, please.",
-                       f"It is about the {tool.noun}.", f"Use {tool.name}."])  # fmt: skip
+def _as_statements(rng: random.Random, tool: MadeTool, wanted: list[Argument], drawn: Drawn) -> str:
+    head = _filled(rng.choice(STATED), tool, "")
     form = rng.choice(["The {w} is {v}", "Its {w} is {v}", "The {w} should be {v}"])
     parts = [form.format(w=a.words, v=drawn[a.key][1]) for a in wanted]
     rng.shuffle(parts)
-    return f"{head} " + (". ".join(parts) if rng.random() < 0.5 else " and ".join([parts[0], *(p[0].lower() + p[1:] for p in parts[1:])])) + "."
+    if rng.random() < 0.5:
+        return f"{head} {'. '.join(parts)}."
+    return f"{head} {' and '.join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])])}."
 
 
-def _fronted(rng: random.Random, tool: MadeTool, wanted: list[Argument], drawn: dict[str, tuple[Any, str]]) -> str:
+def _fronted(rng: random.Random, tool: MadeTool, wanted: list[Argument], drawn: Drawn) -> str:
+    """One argument before the rest: "On Friday, book a table for 4 people."."""
     first, *rest = rng.sample(wanted, len(wanted))
-    front = rng.choice([said for said in first.says if said[0] != "{"] or [f"With {first.words} {{v}}"]).replace("{v}", drawn[first.key][1])
-    head = _filled(rng.choice({"ask": _ASKED[:2], "bare": _BARE[:4]}.get(tool.style, _DONE[:4])), tool, _natural(rng, rest, drawn))
+    front = rng.choice([said for said in first.says if said[0] != "{"] or [f"With {first.words} {{v}}"])
+    front = front.replace("{v}", drawn[first.key][1])
+    templates = {"ask": ASKED[:2], "bare": BARE[:4]}.get(tool.style, DONE[:4])
+    head = _filled(rng.choice(templates), tool, _natural(rng, rest, drawn))
     return f"{front[0].upper()}{front[1:]}, {head[0].lower()}{head[1:]}"
 
 
@@ -170,25 +191,25 @@ def draw_result(rng: random.Random, request: Request, split: Split, remarks: lis
     """What the tool returns: words, a number, JSON, an error, or nothing of interest."""
     noun, kind = request.tool.noun, rng.random()
     if request.tool.style == "sum" and kind < 0.8:
-        return str(number(rng, split)) if rng.random() < 0.8 else f"{number(rng, split)}.{rng.randrange(1, 10)}"
+        return str(number(rng, split)) + (f".{rng.randrange(1, 10)}" if rng.random() < 0.2 else "")
     if request.tool.style == "hand" and kind < 0.8:
-        return rng.choice(['{{"assistant": "{0}"}}', "Transferred to {1}.", "Successfully transferred to {1}", "ok"]).format(
-            noun.capitalize(), noun)  # fmt: skip
-    word, n, code = value(rng, "word", split), number(rng, split), value(rng, "code", split)
-    some = next((str(one) for one in request.arguments.values()), noun)
+        return rng.choice(TRANSFERRED).format(noun=noun, Noun=noun.capitalize())
     if kind < 0.25:
-        keys = rng.sample([noun, "status", "id", "name", "value", "ok", "temperature", "sky", "total", "city", word], rng.choice([1, 2, 2, 3]))
-        fields = {key: rng.choice([lambda: number(rng, split), lambda: value(rng, "word", split), lambda: value(rng, "code", split),
-                                   lambda: value(rng, "name", split), lambda: rng.random() < 0.5])() for key in keys}  # fmt: skip
-        return json.dumps(fields, ensure_ascii=False)
-    if kind < 0.33:
-        return rng.choice(["error: no {noun} for {some}", "Error: {some} is unknown.", '{{"error": "{word}"}}', "error {n}", "Not found.",
-                           "The {noun} is not available.", "error: try {word} later"]).format(noun=noun, some=some, n=n, word=word)  # fmt: skip
-    if kind < 0.40 and remarks:
+        return json.dumps(_fields(rng, noun, split), ensure_ascii=False)
+    if 0.33 <= kind < 0.4 and remarks:
         return rng.choice(remarks)
-    return rng.choice([
-        "{word}, {n} degrees", "{word}", "{code}", "{n}", "{noun} {code} is {word}", "The {noun} is {word}.", "The {noun} is {code}.",
-        "Done.", "ok", "{word} and {n}", "Your {noun} is confirmed: {code}.", "{noun} for {some}: {word}", "{some}: {word}, {n}",
-        "Number {n} is ready for {some}.", "{noun} id {code}", "It is {word} in {some}.", "{n} {noun}s found", "{word}\n{code}", "true",
-        "{word} {noun}, {n} euros, {code}", "Booked: {code}", "[{n}, {code}]", "1. {word} 2. {code}", "{n} %", "{word} since {n}",
-    ]).format(word=word, n=n, code=code, noun=noun, some=some)  # fmt: skip
+    some = next((str(one) for one in request.arguments.values()), noun)
+    word, n, code = value(rng, "word", split), number(rng, split), value(rng, "code", split)
+    return rng.choice(FAILED if kind < 0.33 else RETURNED).format(word=word, n=n, code=code, noun=noun, some=some)
+
+
+def _fields(rng: random.Random, noun: str, split: Split) -> dict[str, Any]:
+    keys = rng.sample([noun, value(rng, "word", split), *_FIELDS], rng.choice([1, 2, 2, 3]))
+    kinds: tuple[Callable[[], Any], ...] = (
+        lambda: number(rng, split),
+        lambda: value(rng, "word", split),
+        lambda: value(rng, "code", split),
+        lambda: value(rng, "name", split),
+        lambda: rng.random() < 0.5,
+    )
+    return {key: rng.choice(kinds)() for key in keys}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentmem.training.arguments import Argument, draw_arguments
+from agentmem.training.concepts import ValueKind
 from agentmem.training.values import Split, is_heldout, value
 
 Style = Literal["ask", "do", "bare", "sum", "hand"]
@@ -25,18 +26,35 @@ _NOUNS = (
     "book lesson course exam desk printer camera garden window heater boat bike menu discount coupon visa passport "
     "profile password address phone answer status score rate news time"
 ).split()
-_SUMS = {
-    "add": ("+", "plus", "sum"), "multiply": ("*", "times", "product"), "subtract": ("-", "minus", "difference"),
-    "divide": ("/", "divided by", "quotient"), "power": ("^", "to the power of", "power"), "compare": ("and", "against", "larger"),
-    "gcd": ("and", "and", "divisor"), "modulo": ("%", "modulo", "rest"), "average": ("and", "and", "mean"),
-}  # fmt: skip
-_PAIRS = (("a", "b"), ("x", "y"), ("first", "second"), ("num1", "num2"), ("left", "right"), ("first_number", "second_number"),
-          ("m", "n"), ("base", "exponent"), ("value", "other"), ("p", "q"))  # fmt: skip
+SUMS = {
+    "add": ("+", "plus", "sum"),
+    "multiply": ("*", "times", "product"),
+    "subtract": ("-", "minus", "difference"),
+    "divide": ("/", "divided by", "quotient"),
+    "power": ("^", "to the power of", "power"),
+    "compare": ("and", "against", "larger"),
+    "gcd": ("and", "and", "divisor"),
+    "modulo": ("%", "modulo", "rest"),
+    "average": ("and", "and", "mean"),
+}
+"""What stands between two numbers, as a sign and as a word, and what comes of them."""
+_PAIRS = tuple(
+    tuple(pair.split())
+    for pair in (
+        "a b,x y,first second,num1 num2,left right,first_number second_number,m n,base exponent,value other,p q"
+    ).split(",")
+)
 _DEPARTMENTS = "billing sales support refunds shipping returns booking french spanish legal hr math history".split()
 _TAILS = (
-    "Use it when the user asks for it.", "Returns a short text.", "The result is a JSON object.", "Only for this company.",
-    "Call this at most once.", "It works for all of them.", "Fails if there is none.", "Always up to date.",
-)  # fmt: skip
+    "Use it when the user asks for it.",
+    "Returns a short text.",
+    "The result is a JSON object.",
+    "Only for this company.",
+    "Call this at most once.",
+    "It works for all of them.",
+    "Fails if there is none.",
+    "Always up to date.",
+)
 
 
 @dataclass(frozen=True)
@@ -73,33 +91,47 @@ def _described(rng: random.Random, verb: str, noun: str, arguments: tuple[Argume
         return ""
     third = verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "o")) else "s")
     third = third[:-2] + "ies" if third.endswith("ys") and not third.endswith(("ays", "eys")) else third
+    if rng.random() < 0.2:
+        where = rng.choice(["in", "for", "of", "by"])
+        behind = f" {where} a {arguments[0].words}" if arguments else rng.choice(["", " now", " of today"])
+        return f"{rng.choice(['The', 'The current', 'How the', 'All about the'])} {noun}{behind}."
     some = rng.choice([noun, f"the {noun}", f"a {noun}", f"the current {noun}"])
-    text = rng.choice([third.capitalize(), verb.capitalize(), f"Use this tool to {verb}", f"Helps to {verb}"]) + f" {some}"
+    text = rng.choice([third.capitalize(), verb.capitalize(), f"Use this tool to {verb}", f"Helps to {verb}"])
+    text += f" {some}"
     if arguments and rng.random() < 0.4:
-        text += rng.choice([" for a {k}", " for the given {k}", " with a {k}", " by {k}"]).format(k=arguments[0].words)
+        behind = rng.choice(["for a", "for the given", "with a", "by"])
+        text += f" {behind} {arguments[0].words}"
     text += rng.choice([".", ".", ""])
     if rng.random() < 0.15:
         text = text.rstrip(".") + ". " + rng.choice(_TAILS)
     return text
 
 
+def _sum(rng: random.Random, split: Split) -> MadeTool:
+    """A tool that takes two numbers."""
+    verb = rng.choice([*SUMS, value(rng, "word", split).lower()])
+    keys = rng.choice(_PAIRS)
+    kind: ValueKind = "count" if rng.random() < 0.67 else "amount"
+    name = rng.choice(["{}", "{}_numbers", "{}_two", "my_{}_tool", "calculate_{}", "{}Numbers"]).format(verb)
+    noun = SUMS[verb][2] if verb in SUMS else verb
+    described = rng.choice(["", "{} two numbers.", f"The {noun} of two numbers.", f"{{}} {keys[0]} and {keys[1]}"])
+    arguments = tuple(Argument(key, kind, ()) for key in keys)
+    return MadeTool(name, "sum", verb, noun, arguments, described.format(verb.capitalize()))
+
+
+def _hand(rng: random.Random, split: Split) -> MadeTool:
+    """A tool that hands the user over to somebody else."""
+    noun = rng.choice([*_DEPARTMENTS, value(rng, "word", split).lower()])
+    name = rng.choice(["transfer_to_", "transfer_to_", "handoff_to_", "ask_"])
+    name += rng.choice([noun, noun, f"{noun}_agent", f"{noun}_team"])
+    described = rng.choice(["", f"Handoff to the {noun} agent to handle the request.", f"Transfer the user to {noun}."])
+    return MadeTool(name, "hand", "transfer", noun, (), described)
+
+
 def _draw(rng: random.Random, split: Split) -> MadeTool:
     kind = rng.random()
-    if kind < 0.12:
-        verb = rng.choice([*_SUMS, value(rng, "word", split).lower()])
-        keys = rng.choice(_PAIRS)
-        number = rng.choice(("count", "count", "amount"))
-        arguments = tuple(Argument(key, number, ()) for key in keys)
-        name = rng.choice([verb, f"{verb}_numbers", f"{verb}_two", f"my_{verb}_tool", f"calculate_{verb}", f"{verb}Numbers"])
-        noun = _SUMS[verb][2] if verb in _SUMS else verb
-        described = rng.choice(["", f"{verb.capitalize()} two numbers.", f"The {noun} of two numbers.", f"{verb} {keys[0]} and {keys[1]}"])
-        return MadeTool(name, "sum", verb, noun, arguments, described)
     if kind < 0.19:
-        noun = rng.choice([*_DEPARTMENTS, value(rng, "word", split).lower()])
-        whole = rng.choice([noun, noun, f"{noun}_agent", f"{noun}_team"])
-        name = rng.choice(["transfer_to_", "transfer_to_", "handoff_to_", "ask_"]) + whole
-        described = rng.choice(["", f"Handoff to the {noun} agent to handle the request.", f"Transfer the user to {noun}."])
-        return MadeTool(name, "hand", "transfer", noun, (), described)
+        return _sum(rng, split) if kind < 0.12 else _hand(rng, split)
     verb = rng.choice(_ASKING if rng.random() < 0.5 else _DOING)
     noun = rng.choice(_NOUNS) if rng.random() < 0.8 else value(rng, "word", split).lower()
     arguments = tuple(draw_arguments(rng, rng.choice([0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4]), split))
