@@ -21,13 +21,14 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from agentmem.model.local import LocalModel
-from agentmem.training.batches import Batch, Packer, Row, collate
+from agentmem.training.batches import Batch, Packer, collate
 from agentmem.training.bundled import SEED, Optimizers, batch_at, loss_of, report, save_checkpoint, steps_of
-from agentmem.training.calls import Calls, Span
+from agentmem.training.calls import Calls, Laid, Span
 from agentmem.training.chat_template import CHAT_TEMPLATE
 from agentmem.training.errands import draw_errand
 from agentmem.training.finding import DIALOGUE_STEP, read_text, text_loss
 from agentmem.training.passkey import Passkeys
+from agentmem.training.pointing import Pointer, Pointing
 from agentmem.training.smalltalk import load_utterances
 
 TOKENS = 1000
@@ -36,6 +37,7 @@ PARTS = 8
 """Batches are drawn this many at once, and sorted by length: less padding."""
 DIALOGUES_EVERY, DIALOGUES, TEXTS_EVERY = 3, 6, 10
 SPREAD = 60
+POINTING_WEIGHT = 0.3
 TURNS = 56
 """Held-out dialogues of a report."""
 DECAY = 0.35
@@ -47,30 +49,36 @@ class Errands:
 
     def __init__(self, calls: Calls, utterances: list[tuple[str, str]], tokens: int) -> None:
         self._calls, self._utterances, self._tokens = calls, utterances, tokens
-        self._group, self._batches = -1, list[Batch]()
+        self._group, self._batches = -1, list[tuple[Batch, list[Pointer]]]()
 
-    def at(self, step: int) -> Batch:
-        """The batch of a step: about ``tokens`` tokens."""
+    def at(self, step: int) -> tuple[Batch, list[Pointer]]:
+        """The batch of a step, about ``tokens`` tokens, and its pointers."""
         group, part = divmod(step, PARTS)
         if group != self._group:
             self._group, self._batches = group, self._draw(random.Random(SEED * 89 + group))
         return self._batches[part]
 
-    def _draw(self, rng: random.Random) -> list[Batch]:
-        rows: list[Row] = []
+    def _draw(self, rng: random.Random) -> list[tuple[Batch, list[Pointer]]]:
+        rows: list[Laid] = []
         total = 0
         while total < PARTS * self._tokens:
-            row, _ = self._calls.row(draw_errand(rng, self._utterances), rng, spread=SPREAD)
-            if len(row.columns) <= TOKENS:
-                rows.append(row)
-                total += len(row.columns)
-        rows.sort(key=lambda row: len(row.columns))
-        parts: list[list[Row]] = [[]]
-        for row in rows:  # longer rows, fewer of them
-            if (len(parts[-1]) + 1) * len(row.columns) > self._tokens * 1.1 and parts[-1] and len(parts) < PARTS:
+            laid = self._calls.row(draw_errand(rng, self._utterances), rng, spread=SPREAD)
+            if len(laid.row.columns) <= TOKENS:
+                rows.append(laid)
+                total += len(laid.row.columns)
+        rows.sort(key=lambda laid: len(laid.row.columns))
+        parts: list[list[Laid]] = [[]]
+        for laid in rows:  # longer rows, fewer of them
+            if (len(parts[-1]) + 1) * len(laid.row.columns) > self._tokens * 1.1 and parts[-1] and len(parts) < PARTS:
                 parts.append([])
-            parts[-1].append(row)
-        batches = [collate(part) for part in parts]
+            parts[-1].append(laid)
+        batches = [
+            (
+                collate([laid.row for laid in part]),
+                [(row, *one) for row, laid in enumerate(part) for one in laid.pointers],
+            )
+            for part in parts
+        ]
         rng.shuffle(batches)
         return (batches * PARTS)[:PARTS]
 
@@ -121,7 +129,7 @@ def train(
     ),
     steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 1200,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of dialogues with tools a step.")] = 2800,
-    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     utterances: Annotated[Path | None, typer.Option(help="sgd_text.jsonl.gz: remarks, as before.")] = None,
     book: Annotated[list[Path] | None, typer.Option(help="Long text to hide keys in (.txt or .txt.xz).")] = None,
@@ -152,10 +160,12 @@ def train(
     errands = Errands(calls, said, tokens)
     began, seen = time.monotonic(), 0
     for step in steps_of(first, steps, console):
-        batch = errands.at(step)
+        batch, pointers = errands.at(step)
         seen += int((batch.segments >= 0).sum())
-        losses = {"calls": loss_of(model, batch)}
-        optimizers.descend(losses["calls"], rate_at(step, steps))
+        with Pointing(model) as pointing:
+            losses = {"calls": loss_of(model, batch)}
+        losses["pointing"] = pointing.loss(batch, pointers) if pointers else torch.zeros(())
+        optimizers.descend(losses["calls"] + POINTING_WEIGHT * losses["pointing"], rate_at(step, steps))
         if step % DIALOGUES_EVERY == 0:
             losses["dialogue"] = loss_of(model, batch_at(DIALOGUE_STEP + step, packer, said, DIALOGUES))
             optimizers.descend(losses["dialogue"], rate_at(step, steps))

@@ -28,6 +28,15 @@ class Span:
     end: int
 
 
+@dataclass(frozen=True)
+class Laid:
+    """A row, the assistant's turns in it, and what its calls are copied from, as ``Pointer`` without the row."""
+
+    row: Row
+    spans: list[Span]
+    pointers: list[tuple[int, int, int]]
+
+
 class Calls:
     """Lays dialogues with tools out with one tokenizer, whose chat template has to know tools."""
 
@@ -47,10 +56,14 @@ class Calls:
         """The text of token ids."""
         return str(self._packer.tokenizer.decode(ids))
 
-    def call(self, made: ToolCall) -> tuple[list[int], list[float]]:
-        """Token ids of a call as the template writes it, and their loss weights."""
+    def call(self, made: ToolCall) -> tuple[list[int], list[float], dict[str, int]]:
+        """Token ids of a call as the template writes it, their loss weights, and where each key and value begins.
+
+        The name begins at "", a key at ``"key`` and its value at ``key``.
+        """
         ids: list[int] = []
         weights: list[float] = []
+        begins: dict[str, int] = {}
 
         def put(more: list[int], weight: float, first: float = 1.0) -> None:
             ids.extend(more)
@@ -58,61 +71,102 @@ class Calls:
 
         text = self._packer.text
         put(text(' <tool_call>\n{"name": "'), FIXED_WEIGHT)
+        begins[""] = len(ids)
         put(text(made.name), 1.0)
         put(text('", "arguments": {'), FIXED_WEIGHT)
         for number, (key, value) in enumerate(made.arguments.items()):
             put(text((", " if number else "") + '"'), 1.0)
+            begins[f'"{key}'] = len(ids)
             put(text(key), 1.0)
             if isinstance(value, str):
                 put(text('": "'), 1.0, FIXED_WEIGHT)
+                begins[key] = len(ids)
                 put(self.value(json.dumps(value, ensure_ascii=False)[1:-1]), 1.0)
                 put(text('"'), 1.0)
             else:
-                put(text(f'": {json.dumps(value)}'), 1.0, FIXED_WEIGHT)
+                put(text('":'), 1.0, FIXED_WEIGHT)
+                begins[key] = len(ids)
+                put(text(f" {json.dumps(value)}"), 1.0)
         put(text("}}\n</tool_call><|end|>"), FIXED_WEIGHT)
-        return ids, weights
+        return ids, weights, begins
 
-    def row(self, errand: Errand, rng: random.Random, *, spread: int) -> tuple[Row, list[Span]]:
-        """Lay one dialogue out, as ``Packer.row`` does; the offer stands before all turns."""
-        row, text, spans = Row(), self._packer.text, list[Span]()
+    def row(self, errand: Errand, rng: random.Random, *, spread: int) -> Laid:
+        """Lay one dialogue out, as ``Packer.row`` does."""
+        row, text, spans, pointers = Row(), self._packer.text, list[Span](), list[tuple[int, int, int]]()
         chunks = [text(f"[{chunk.role} {chunk.day}] {chunk.text}\n") for chunk in errand.chunks]
         interval = max((len(ids) for ids in chunks), default=0) + rng.choice([0, 0, rng.randint(0, 24)])
         row.put([self._packer.bos], -interval - 1, 0, [0.0])
         for number, ids in enumerate(chunks, 1):
             row.put(ids, -interval, number, [0.0] + [CHUNK_WEIGHT] * (len(ids) - 1))
-        head = self.head(errand.tools)
-        row.put(head, 0, CONTEXT, [0.0] * len(head))
-        at = len(head)
+        row.put([self._packer.bos], 0, CONTEXT, [0.0])
+        at = 1
+        last = max((n for n, turn in enumerate(errand.turns) if turn.role is Role.USER), default=-1)
         for number, turn in enumerate(errand.turns):
+            ids = text(f"<|{turn.role.value}|>")
+            weights = [0.0] * len(ids)
             if turn.role is Role.ASSISTANT:
-                if turn.tool_calls:
-                    ids, weights = self.call(turn.tool_calls[0])
-                else:
-                    ids = text(f" {turn.content}<|end|>")
-                    weights = [1.0] * len(ids)
-                begun = text("<|assistant|>")
-                start = len(row.columns) + len(begun)
-                ids, weights = begun + ids, [0.0] * len(begun) + weights
-                spans.append(Span(_kind(errand.turns, number), start, start + len(ids) - len(begun)))
+                begun = len(row.columns) + len(ids)
+                said, learned, begins = self._answer(turn, number > last)
+                if learned[0] and begins:
+                    places = self._places(row, errand.turns[last], turn.tool_calls[0])
+                    pointers += [
+                        (begun + column - 1, places[what], int(bool(what)))
+                        for what, column in begins.items()
+                        if what in places
+                    ]
+                if learned[0]:
+                    spans.append(Span(_kind(errand.turns, number), begun, begun + len(said)))
             else:
-                ids = text(f"<|{turn.role.value}|> {turn.content}<|end|>")
-                weights = [0.0] + [0.0 if turn.role is Role.SYSTEM else USER_WEIGHT] * (len(ids) - 1)
+                said = text(f" {turn.content}<|end|>")
+                learned = [0.0 if turn.role is Role.SYSTEM else USER_WEIGHT] * len(said)
                 if rng.random() < 0.3 and at + spread < LAST:
                     at += rng.randint(0, spread)
+            offer = self.offer(errand.tools) if number == last else []
+            ids, weights = ids + said + offer, weights + learned + [0.0] * len(offer)
             row.put(ids, at, CONTEXT, weights)
             at += len(ids)
-        return row, spans
+        return Laid(row, spans, pointers)
 
-    def head(self, tools: list[dict[str, Any]]) -> list[int]:
-        """Token ids of what stands before all turns: the beginning of the sequence, and the offer."""
-        turn = {"role": "user", "content": "Hello"}  # templates want one
+    def _places(self, row: Row, request: Message, made: ToolCall) -> dict[str, int]:
+        """The columns from which the parts of a call are copied, by what ``call`` names them."""
+        text, ids = self._packer.text, [column[0] for column in row.columns]
+        line = _find(ids, text(f"\n{made.name} {{")) + 1
+        places = {"": line}
+        said = text(f"<|user|> {request.content}<|end|>")
+        begun = _find(ids, said)
+        for key, value in made.arguments.items():
+            places[f'"{key}'] = _find(ids, text(f'"{key}":'), line) + 1
+            words = text(f" {value if isinstance(value, str) else json.dumps(value)}")
+            if self._packer.tokenizer.decode(words[:1]) == " " and isinstance(value, str):
+                words = words[1:]
+            if (at := _find(said, words)) >= 0:
+                places[key] = begun + at
+        return places
+
+    def _answer(self, turn: Message, offered: bool) -> tuple[list[int], list[float], dict[str, int]]:
+        """An assistant's turn, and its weights. A call is learned only where its tool stands in the prompt."""
+        if turn.tool_calls:
+            ids, weights, begins = self.call(turn.tool_calls[0])
+            return ids, weights if offered else [0.0] * len(ids), begins
+        ids = self._packer.text(f" {turn.content}<|end|>")
+        return ids, [1.0] * len(ids), {}
+
+    def offer(self, tools: list[dict[str, Any]]) -> list[int]:
+        """Token ids of the tools, as they stand behind the last user's turn."""
+        turn = {"role": "user", "content": "Hello"}
         whole = str(self._packer.tokenizer.apply_chat_template([turn], tools=tools, tokenize=False))
-        return self._packer.text(whole.removesuffix("<|user|> Hello<|end|>"))
+        return self._packer.text(whole.partition("Hello<|end|>")[2])
 
     def batch(self, errands: list[Errand], rng: random.Random, *, spread: int) -> tuple[Batch, list[list[Span]]]:
         """Pad the dialogues' rows to one length."""
         drawn = [self.row(errand, rng, spread=spread) for errand in errands]
-        return collate([row for row, _ in drawn]), [spans for _, spans in drawn]
+        return collate([laid.row for laid in drawn]), [laid.spans for laid in drawn]
+
+
+def _find(ids: list[int], wanted: list[int], start: int = 0) -> int:
+    """Where ``wanted`` stands in ``ids`` last, from ``start`` on; -1 where it does not."""
+    spots = range(len(ids) - len(wanted), start - 1, -1)
+    return next((at for at in spots if ids[at : at + len(wanted)] == wanted), -1)
 
 
 def _kind(turns: list[Message], number: int) -> str:

@@ -1,8 +1,9 @@
 """The bundled model's chat template: turns between special tokens, and tools in as few tokens as they allow.
 
 A tool is two lines: its name in words with what it is for, and then the arguments of a call with their types in the
-values' places, token for token as a call has them. What selects a tool stands before what is copied from it, since a
-token of the copied line can only know what it has read.
+values' places, token for token as a call has them. A token can only know what it has read. So in each tool what selects
+it stands before what is copied from it, and all tools stand behind the last user's turn: the line that is copied then
+knows what is asked, and whether it is meant.
 """
 
 from __future__ import annotations
@@ -55,10 +56,14 @@ _CALL = (
     "{{ ', \"arguments\": ' }}{{ call['function']['arguments'] | tojson }}{{ '}\\n</tool_call>' }}{% endfor %}"
 )
 
+_OFFER = "{% macro offer() %}<|system|> Tools:{% for tool in tools %}" + _TOOL + "{% endfor %}<|end|>{% endmacro %}"
+
 CHAT_TEMPLATE = (
-    _WORDS + _ONE + _KIND + _DESCRIBED + "{{ bos_token }}"
-    "{% if tools %}<|system|> Tools:{% for tool in tools %}" + _TOOL + "{% endfor %}<|end|>{% endif %}"
+    _WORDS + _ONE + _KIND + _DESCRIBED + _OFFER + "{{ bos_token }}{% set at = namespace(last=-1) %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{% set at.last = loop.index0 %}{% endif %}"
+    "{% endfor %}{{ offer() if tools and at.last < 0 }}"
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }}"
-    "{% if message['tool_calls'] %}{{ '\\n' if message['content'] }}" + _CALL + "{% endif %}<|end|>{% endfor %}"
+    "{% if message['tool_calls'] %}{{ '\\n' if message['content'] }}" + _CALL + "{% endif %}<|end|>"
+    "{{ offer() if tools and at.last == loop.index0 }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )

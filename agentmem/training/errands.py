@@ -138,9 +138,9 @@ def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Sp
     kind = rng.random()
     if kind < 0.1:
         return _final(rng, utterances, split)
-    if kind < 0.3:
+    if kind < 0.25:
         return _form(rng, split)
-    if kind < 0.6:
+    if kind < 0.45:
         return _choice(rng, split)
     remarks = [said for said, _ in rng.sample(utterances, min(3, len(utterances)))]
     tools = draw_tools(rng, rng.choice([1, 2, 2, 2, 3, 3, 4]), split)
@@ -148,16 +148,18 @@ def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Sp
     today = date(2024, 1, 1) + timedelta(days=rng.randrange(4000))
     groups: list[list[Message]] = []
     talk = Dialogue()
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         talk = draw(rng, _TALK, utterances, split)
         errand.chunks += talk.chunks
         turns = [Message(role=Role(role), content=text) for role, text in talk.turns]
         groups = [pair for i in range(0, len(turns), 2) if not _like_a_request(pair := turns[i : i + 2], tools)]
     owner = _Owner(rng, split, 0.08, " ".join([*(c.text for c in talk.chunks), *(text for _, text in talk.turns)]))
-    for _ in range(rng.choice([1, 2, 3, 3, 4])):
-        groups.insert(rng.randint(0, len(groups)), _exchange(rng, tools, owner, remarks, split))
     if rng.random() < 0.12:
         groups.insert(rng.randint(0, len(groups)), _record(rng, errand.chunks, today, split))
+    if rng.random() < 0.2:
+        groups.insert(rng.randint(0, len(groups)), _exchange(rng, tools, owner, remarks, split))
+    if rng.random() < 0.75 or not groups:
+        groups.append(_exchange(rng, tools, owner, remarks, split))
     errand.chunks += [_stated_fact(rng, fact, today) for fact in owner.facts]
     if rng.random() < 0.2:
         past = draw_request(rng, rng.choice(tools), split)
@@ -177,11 +179,9 @@ def _choice(rng: random.Random, split: Split) -> Errand:
         replace(tool, arguments=(), described=tool.described if rng.random() < 0.4 else "")
         for tool in draw_tools(rng, rng.randint(2, 5), split)
     ]
-    turns: list[Message] = []
-    for tool in [*rng.sample(tools, len(tools)), rng.choice(tools), rng.choice(tools)]:
-        request = draw_choice(rng, tool) if rng.random() < 0.7 else draw_request(rng, tool, split)
-        turns += [user(request.said), call(tool.name, {}), result("ok")]
-    return Errand([tool.openai() for tool in tools], [], turns)
+    tool = rng.choice(tools)
+    request = draw_choice(rng, tool) if rng.random() < 0.7 else draw_request(rng, tool, split)
+    return Errand([tool.openai() for tool in tools], [], [user(request.said), call(tool.name, {})])
 
 
 def _form(rng: random.Random, split: Split) -> Errand:

@@ -10,17 +10,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from agentmem import Message, Role, ToolCall
 from agentmem.llm import bundled_model
 from agentmem.model.chat import ChatFormat
 from agentmem.tools import check_tools
 from agentmem.training import calling, finding
-from agentmem.training.batches import CONTEXT, Packer
+from agentmem.training.batches import CONTEXT, Packer, collate
 from agentmem.training.calls import Calls
 from agentmem.training.chat_template import CHAT_TEMPLATE
 from agentmem.training.errands import Errand, call, draw_errand, user
+from agentmem.training.pointing import Pointing
 from agentmem.training.requests import draw_request
 from agentmem.training.toolbox import draw_tools
 from agentmem.training.values import Split, is_heldout
@@ -54,7 +55,7 @@ def offered(chat: ChatFormat, **parameters: object) -> str:
     function = {"name": "getRoomRates_v2", "description": "Gives\n  rates.", "parameters": parameters}
     tools = check_tools([{"type": "function", "function": function}])
     text = chat._tokenizer.decode(chat.render([user("Hi")], tools))
-    return str(text).split("Tools:\n")[1].partition("<|end|>")[0]
+    return str(text).partition("Tools:\n")[2].partition("<|end|>")[0]
 
 
 def test_a_tool_is_two_lines(chat: ChatFormat) -> None:
@@ -93,6 +94,16 @@ def test_odd_parameters_are_written_somehow(chat: ChatFormat) -> None:
         assert '{"k": any' in offered(chat, properties={"k": {}}, required=required)
 
 
+WEATHER = [
+    {
+        "type": "function",
+        "function": {
+            "name": "flint",
+            "description": "",
+            "parameters": {"type": "object", "properties": {"where": {"type": "string"}}, "required": ["where"]},
+        },
+    }
+]
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
@@ -140,13 +151,19 @@ def test_a_dialogue_holds_what_its_calls_and_answers_say(seed: int) -> None:
 @given(st.integers(0, 10_000))
 def test_a_row_is_the_text_of_the_template(calls: Calls, chat: ChatFormat, seed: int) -> None:
     errand = draw_errand(random.Random(seed), [], SPLITS[seed % 2])
-    row, spans = calls.row(errand, random.Random(seed), spread=0)
-    context = [column[0] for column in row.columns if column[2] == CONTEXT]
+    laid = calls.row(errand, random.Random(seed), spread=0)
+    columns = laid.row.columns
+    context = [column[0] for column in columns if column[2] == CONTEXT]
     rendered = chat.render(errand.turns, check_tools(errand.tools))
     assert calls.decode(context) + "<|assistant|>" == calls.decode(rendered)
-    for span in spans:
-        assert all(column[4] > 0 for column in row.columns[span.start : span.end])
-        assert calls.decode([column[0] for column in row.columns[span.start : span.end]]).endswith("<|end|>")
+    for span in laid.spans:
+        assert all(column[4] > 0 for column in columns[span.start : span.end])
+        assert calls.decode([column[0] for column in columns[span.start : span.end]]).endswith("<|end|>")
+    for asking, wanted, kind in laid.pointers:
+        copied, source = (calls.decode([column[0]]).strip() for column in (columns[asking + 1], columns[wanted]))
+        assert wanted < asking
+        assert source.startswith(copied)
+        assert kind or columns[asking][0] == calls._packer.text('"')[0]
 
 
 def test_a_value_is_copied_in_the_pieces_that_it_has_in_a_sentence(calls: Calls) -> None:
@@ -160,11 +177,50 @@ def test_a_step_is_a_pure_function_of_its_number(calls: Calls) -> None:
     said = [("Book it.", "I see.")] * 9
     straight, jumped = (calling.Errands(calls, said, 900) for _ in range(2))
     for step in (0, 1, calling.PARTS):
-        one = straight.at(step)
-    two = jumped.at(calling.PARTS)
+        one, pointers = straight.at(step)
+    two, again = jumped.at(calling.PARTS)
+    assert pointers == again
     assert torch.equal(one.ids, two.ids)
     assert torch.equal(one.weights, two.weights)
     assert one.ids.shape[1] <= calling.TOKENS
+
+
+def test_a_head_learns_where_to_look(calls: Calls) -> None:
+    model = AutoModelForCausalLM.from_pretrained(bundled_model())
+    model.set_attn_implementation("sdpa")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    errand = Errand(WEATHER, [], [user("Flint in Vofta."), call("flint", {"where": "Vofta"})])
+    laid = calls.row(errand, random.Random(1), spread=0)
+    batch, pointers = collate([laid.row]), [(0, *one) for one in laid.pointers]
+    assert [kind for *_, kind in pointers] == [0, 1, 1]
+    losses = []
+    for _ in range(5):
+        with Pointing(model) as pointing:
+            model(input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask(), use_cache=False)
+        losses.append(pointing.loss(batch, pointers))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_what_pointing_reads_is_the_attention_of_the_last_layer(calls: Calls) -> None:
+    model = AutoModelForCausalLM.from_pretrained(bundled_model(), attn_implementation="eager")
+    errand = Errand(WEATHER, [], [user("Flint in Vofta."), call("flint", {"where": "Vofta"})])
+    laid = calls.row(errand, random.Random(1), spread=0)
+    batch = collate([laid.row])
+    with torch.no_grad(), Pointing(model) as pointing:
+        mask = torch.zeros(batch.mask().shape).masked_fill(~batch.mask(), torch.finfo(torch.float32).min)
+        read = model(
+            input_ids=batch.ids,
+            position_ids=batch.positions,
+            attention_mask=mask,
+            use_cache=False,
+            output_attentions=True,
+        ).attentions[-1][0]
+    for asking, wanted, kind in laid.pointers:
+        loss = pointing.loss(batch, [(0, asking, wanted, kind)])
+        assert loss.item() == pytest.approx(-read[:, asking, wanted].max().log().item(), abs=0.05)
 
 
 def test_the_rate_rises_holds_and_falls_to_zero() -> None:
