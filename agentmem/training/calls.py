@@ -11,8 +11,10 @@ from agentmem.records import Message, Role, ToolCall
 from agentmem.training.batches import CHUNK_WEIGHT, CONTEXT, USER_WEIGHT, Batch, Packer, Row, collate
 from agentmem.training.errands import Errand
 
-FIXED_WEIGHT = 0.3
+FIXED_WEIGHT = 0.1
 """Loss weight of a token that every call has in its place."""
+NAME_WEIGHT, CHOICE_WEIGHT = 3.0, 2.0
+"""Loss weights of the first token of a name, and of a value or of what follows one: there the model has to choose."""
 
 
 LAST = 800
@@ -72,22 +74,22 @@ class Calls:
         text = self._packer.text
         put(text(' <tool_call>\n{"name": "'), FIXED_WEIGHT)
         begins[""] = len(ids)
-        put(text(made.name), 1.0)
+        put(text(made.name), 1.0, NAME_WEIGHT)
         put(text('", "arguments": {'), FIXED_WEIGHT)
         for number, (key, value) in enumerate(made.arguments.items()):
-            put(text((", " if number else "") + '"'), 1.0)
+            put(text((", " if number else "") + '"'), 1.0, CHOICE_WEIGHT)
             begins[f'"{key}'] = len(ids)
             put(text(key), 1.0)
             if isinstance(value, str):
                 put(text('": "'), 1.0, FIXED_WEIGHT)
                 begins[key] = len(ids)
-                put(self.value(json.dumps(value, ensure_ascii=False)[1:-1]), 1.0)
+                put(self.value(json.dumps(value, ensure_ascii=False)[1:-1]), 1.0, CHOICE_WEIGHT)
                 put(text('"'), 1.0)
             else:
                 put(text('":'), 1.0, FIXED_WEIGHT)
                 begins[key] = len(ids)
-                put(text(f" {json.dumps(value)}"), 1.0)
-        put(text("}}\n</tool_call><|end|>"), FIXED_WEIGHT)
+                put(text(f" {json.dumps(value)}"), 1.0, CHOICE_WEIGHT)
+        put(text("}}\n</tool_call><|end|>"), FIXED_WEIGHT, CHOICE_WEIGHT)
         return ids, weights, begins
 
     def row(self, errand: Errand, rng: random.Random, *, spread: int) -> Laid:
