@@ -10,6 +10,7 @@ from typing import Any
 from agentmem.records import Message, Role, ToolCall
 from agentmem.training.batches import CHUNK_WEIGHT, CONTEXT, USER_WEIGHT, Batch, Packer, Row, collate
 from agentmem.training.errands import Errand
+from agentmem.training.pointing import Look
 
 FIXED_WEIGHT = 0.1
 """Loss weight of a token that every call has in its place."""
@@ -17,6 +18,8 @@ NAME_WEIGHT, CHOICE_WEIGHT = 3.0, 2.0
 """Loss weights of the first token of a name, and of a value or of what follows one: there the model has to choose."""
 
 
+_COMMON = frozenset(" a an the of for to in on by with is it use tool this given current".replace(" ", "| ").split("|"))
+"""Words that say nothing about which tool is meant."""
 LAST = 800
 """No turn is moved further back behind this position."""
 
@@ -100,6 +103,7 @@ class Calls:
         row.put([self._packer.bos], -interval - 1, 0, [0.0])
         for number, ids in enumerate(chunks, 1):
             row.put(ids, -interval, number, [0.0] + [CHUNK_WEIGHT] * (len(ids) - 1))
+        bos = len(row.columns)
         row.put([self._packer.bos], 0, CONTEXT, [0.0])
         at = 1
         last = max((n for n, turn in enumerate(errand.turns) if turn.role is Role.USER), default=-1)
@@ -112,7 +116,7 @@ class Calls:
                 if learned[0] and begins:
                     places = self._places(row, errand.turns[last], turn.tool_calls[0])
                     pointers += [
-                        (begun + column - 1, places[what], int(bool(what)))
+                        (begun + column - 1, places[what], Look.PART if what else Look.NAME)
                         for what, column in begins.items()
                         if what in places
                     ]
@@ -124,10 +128,27 @@ class Calls:
                 if rng.random() < 0.3 and at + spread < LAST:
                     at += rng.randint(0, spread)
             offer = self.offer(errand.tools) if number == last else []
+            if offer:
+                at_request = len(row.columns) + len(ids)
+                pointers += self._matches(said, offer, at_request, at_request + len(said), bos)
             ids, weights = ids + said + offer, weights + learned + [0.0] * len(offer)
             row.put(ids, at, CONTEXT, weights)
             at += len(ids)
         return Laid(row, spans, pointers)
+
+    def _matches(
+        self, request: list[int], offer: list[int], at_request: int, at_offer: int, bos: int
+    ) -> list[tuple[int, int, int]]:
+        """Pointers from each word of what tools are for to the same word in the request, or to the beginning."""
+        where = {token: at_request + n for n, token in enumerate(request)}
+        found, titled = [], False
+        for n, token in enumerate(offer):
+            text = self.decode([token])
+            if text == "\n":
+                titled = self.decode(offer[n + 1 : n + 2]) == "-"
+            elif titled and text.strip().isalpha() and text not in _COMMON:
+                found.append((at_offer + n, where.get(token, bos), Look.SAME if token in where else Look.NONE))
+        return found
 
     def _places(self, row: Row, request: Message, made: ToolCall) -> dict[str, int]:
         """The columns from which the parts of a call are copied, by what ``call`` names them."""

@@ -21,7 +21,7 @@ from agentmem.training.batches import CONTEXT, Packer, collate
 from agentmem.training.calls import Calls
 from agentmem.training.chat_template import CHAT_TEMPLATE
 from agentmem.training.errands import Errand, call, draw_errand, user
-from agentmem.training.pointing import Pointing
+from agentmem.training.pointing import MATCHING, Look, Pointing
 from agentmem.training.requests import draw_request
 from agentmem.training.toolbox import draw_tools
 from agentmem.training.values import Split, is_heldout
@@ -99,7 +99,7 @@ WEATHER = [
         "type": "function",
         "function": {
             "name": "flint",
-            "description": "",
+            "description": "Strikes a flint.",
             "parameters": {"type": "object", "properties": {"where": {"type": "string"}}, "required": ["where"]},
         },
     }
@@ -159,11 +159,14 @@ def test_a_row_is_the_text_of_the_template(calls: Calls, chat: ChatFormat, seed:
     for span in laid.spans:
         assert all(column[4] > 0 for column in columns[span.start : span.end])
         assert calls.decode([column[0] for column in columns[span.start : span.end]]).endswith("<|end|>")
-    for asking, wanted, kind in laid.pointers:
-        copied, source = (calls.decode([column[0]]).strip() for column in (columns[asking + 1], columns[wanted]))
+    for asking, wanted, what in laid.pointers:
         assert wanted < asking
+        if what in (Look.SAME, Look.NONE):
+            assert columns[wanted][0] == (columns[asking][0] if what is Look.SAME else calls._packer.bos)
+            continue
+        copied, source = (calls.decode([column[0]]).strip() for column in (columns[asking + 1], columns[wanted]))
         assert source.startswith(copied)
-        assert kind or columns[asking][0] == calls._packer.text('"')[0]
+        assert what is Look.PART or columns[asking][0] == calls._packer.text('"')[0]
 
 
 def test_a_value_is_copied_in_the_pieces_that_it_has_in_a_sentence(calls: Calls) -> None:
@@ -189,10 +192,10 @@ def test_a_head_learns_where_to_look(calls: Calls) -> None:
     model = AutoModelForCausalLM.from_pretrained(bundled_model())
     model.set_attn_implementation("sdpa")
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
-    errand = Errand(WEATHER, [], [user("Flint in Vofta."), call("flint", {"where": "Vofta"})])
+    errand = Errand(WEATHER, [], [user("The flint in Vofta."), call("flint", {"where": "Vofta"})])
     laid = calls.row(errand, random.Random(1), spread=0)
     batch, pointers = collate([laid.row]), [(0, *one) for one in laid.pointers]
-    assert [kind for *_, kind in pointers] == [0, 1, 1]
+    assert {what for *_, what in pointers} == {Look.NAME, Look.PART, Look.SAME, Look.NONE}
     losses = []
     for _ in range(5):
         with Pointing(model) as pointing:
@@ -204,23 +207,20 @@ def test_a_head_learns_where_to_look(calls: Calls) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_what_pointing_reads_is_the_attention_of_the_last_layer(calls: Calls) -> None:
+def test_what_pointing_reads_is_attention(calls: Calls) -> None:
     model = AutoModelForCausalLM.from_pretrained(bundled_model(), attn_implementation="eager")
-    errand = Errand(WEATHER, [], [user("Flint in Vofta."), call("flint", {"where": "Vofta"})])
+    errand = Errand(WEATHER, [], [user("The flint in Vofta."), call("flint", {"where": "Vofta"})])
     laid = calls.row(errand, random.Random(1), spread=0)
     batch = collate([laid.row])
+    inputs = {"input_ids": batch.ids, "position_ids": batch.positions, "use_cache": False, "output_attentions": True}
+    mask = torch.zeros(batch.mask().shape).masked_fill(~batch.mask(), torch.finfo(torch.float32).min)
     with torch.no_grad(), Pointing(model) as pointing:
-        mask = torch.zeros(batch.mask().shape).masked_fill(~batch.mask(), torch.finfo(torch.float32).min)
-        read = model(
-            input_ids=batch.ids,
-            position_ids=batch.positions,
-            attention_mask=mask,
-            use_cache=False,
-            output_attentions=True,
-        ).attentions[-1][0]
-    for asking, wanted, kind in laid.pointers:
-        loss = pointing.loss(batch, [(0, asking, wanted, kind)])
-        assert loss.item() == pytest.approx(-read[:, asking, wanted].max().log().item(), abs=0.05)
+        read = model(attention_mask=mask, **inputs).attentions
+    for asking, wanted, what in laid.pointers:
+        layer = -1 if what in (Look.NAME, Look.PART) else MATCHING
+        looks = -read[layer][0][:, asking, wanted].log()
+        expected = {Look.NAME: looks.mean(), Look.PART: looks.amin()}.get(Look(what), looks[:2].mean())
+        assert pointing.loss(batch, [(0, asking, wanted, what)]).item() == pytest.approx(expected.item(), abs=0.1)
 
 
 def test_the_rate_rises_holds_and_falls_to_zero() -> None:
