@@ -40,7 +40,7 @@ SPREAD = 60
 POINTING_WEIGHT = 0.3
 TURNS = 56
 """Held-out dialogues of a report."""
-DECAY = 0.35
+DECAY = 0.2
 """Last part of the run over which the learning rate falls to zero."""
 
 

@@ -18,8 +18,6 @@ NAME_WEIGHT, CHOICE_WEIGHT = 3.0, 2.0
 """Loss weights of the first token of a name, and of a value or of what follows one: there the model has to choose."""
 
 
-_COMMON = frozenset(" a an the of for to in on by with is it use tool this given current".replace(" ", "| ").split("|"))
-"""Words that say nothing about which tool is meant."""
 LAST = 800
 """No turn is moved further back behind this position."""
 
@@ -103,7 +101,6 @@ class Calls:
         row.put([self._packer.bos], -interval - 1, 0, [0.0])
         for number, ids in enumerate(chunks, 1):
             row.put(ids, -interval, number, [0.0] + [CHUNK_WEIGHT] * (len(ids) - 1))
-        bos = len(row.columns)
         row.put([self._packer.bos], 0, CONTEXT, [0.0])
         at = 1
         last = max((n for n, turn in enumerate(errand.turns) if turn.role is Role.USER), default=-1)
@@ -127,28 +124,11 @@ class Calls:
                 learned = [0.0 if turn.role is Role.SYSTEM else USER_WEIGHT] * len(said)
                 if rng.random() < 0.3 and at + spread < LAST:
                     at += rng.randint(0, spread)
-            offer = self.offer(errand.tools) if number == last else []
-            if offer:
-                at_request = len(row.columns) + len(ids)
-                pointers += self._matches(said, offer, at_request, at_request + len(said), bos)
+            offer = self.offer(errand.tools, turn.content) if number == last else []
             ids, weights = ids + said + offer, weights + learned + [0.0] * len(offer)
             row.put(ids, at, CONTEXT, weights)
             at += len(ids)
         return Laid(row, spans, pointers)
-
-    def _matches(
-        self, request: list[int], offer: list[int], at_request: int, at_offer: int, bos: int
-    ) -> list[tuple[int, int, int]]:
-        """Pointers from each word of what tools are for to the same word in the request, or to the beginning."""
-        where = {token: at_request + n for n, token in enumerate(request)}
-        found, titled = [], False
-        for n, token in enumerate(offer):
-            text = self.decode([token])
-            if text == "\n":
-                titled = self.decode(offer[n + 1 : n + 2]) == "-"
-            elif titled and text.strip().isalpha() and text not in _COMMON:
-                found.append((at_offer + n, where.get(token, bos), Look.SAME if token in where else Look.NONE))
-        return found
 
     def _places(self, row: Row, request: Message, made: ToolCall) -> dict[str, int]:
         """The columns from which the parts of a call are copied, by what ``call`` names them."""
@@ -174,11 +154,11 @@ class Calls:
         ids = self._packer.text(f" {turn.content}<|end|>")
         return ids, [1.0] * len(ids), {}
 
-    def offer(self, tools: list[dict[str, Any]]) -> list[int]:
+    def offer(self, tools: list[dict[str, Any]], request: str) -> list[int]:
         """Token ids of the tools, as they stand behind the last user's turn."""
-        turn = {"role": "user", "content": "Hello"}
-        whole = str(self._packer.tokenizer.apply_chat_template([turn], tools=tools, tokenize=False))
-        return self._packer.text(whole.partition("Hello<|end|>")[2])
+        turn, write = {"role": "user", "content": request}, self._packer.tokenizer.apply_chat_template
+        written = [str(write([turn], tools=some, tokenize=False)) for some in (tools, None)]
+        return self._packer.text(written[0].removeprefix(written[1]))
 
     def batch(self, errands: list[Errand], rng: random.Random, *, spread: int) -> tuple[Batch, list[list[Span]]]:
         """Pad the dialogues' rows to one length."""

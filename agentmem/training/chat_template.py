@@ -36,17 +36,32 @@ _KIND = (
     "{% if choices and choices is sequence %}{% for c in choices %}{{ ' or ' if not loop.first }}{{ one(c) }}"
     "{% endfor %}{% else %}{{ one(p) }}{% endif %}{% endmacro %}"
 )
-_DESCRIBED = (
-    "{% macro described(text) %}{% if text is string and text.split() %}{{ text.split() | join(' ') }}"
-    "{% endif %}{% endmacro %}"
+_COMMON = (
+    "'a an the of for to in on by with is it use tool this that given current and or what which please can you i my me "
+    "your when how get all one number name user'.split()"
+)
+_MARKED = (
+    "{% macro marked(text, whole) %}{% for w in text.split() %}{{ ' ' if not loop.first }}{{ w }}"
+    "{% set bare = w.lower().strip('.,:;!?()') %}"
+    "{{ '*' if whole in at.said or (bare in at.said and bare not in common) }}{% endfor %}{% endmacro %}"
+)
+"""A star behind each word that the request has, too. ``whole`` is a name that may stand there in one word."""
+_SAID = (
+    "{% set content = message['content'] if message['content'] is string else '' %}"
+    "{% set content = content[-2000:] | lower %}"
+    "{% for c in '.,:;!?()=_-' %}{% set at.text = content if loop.first else at.text %}"
+    "{% set at.text = at.text.replace(c, ' ') %}{% endfor %}"
+    "{% set at.said = at.text.replace('\"', ' ').replace(\"'\", ' ').split() %}"
 )
 _TOOL = (
     "{% set f = tool['function'] %}{% set schema = f['parameters'] if f['parameters'] is mapping else {} %}"
     "{% set properties = schema['properties'] if schema['properties'] is mapping else {} %}"
     "{% set needed = schema['required'] if schema['required'] and schema['required'] is sequence else [] %}"
-    "{{ '\\n- ' }}{{ words(f['name']) }}{% set d = described(f['description']) %}{{ ': ' + d if d }}"
-    "{% for key, p in properties | items %}{% set d = described(p['description']) if p is mapping %}"
-    "{{ ' ' + key + ': ' + d if d }}{% endfor %}"
+    "{% set title = words(f['name']) %}{% set whole = title.replace(' ', '') %}"
+    "{{ '\\n- ' }}{{ marked(title, whole) }}{% set d = f['description'] %}"
+    "{{ ': ' + marked(d, '') if d is string and d.split() }}"
+    "{% for key, p in properties | items %}{% set d = p['description'] if p is mapping %}"
+    "{{ ' ' + key + ': ' + marked(d, '') if d is string and d.split() }}{% endfor %}"
     "{{ '\\n' + f['name'] + ' {' }}{% for key, p in properties | items %}{{ ', ' if not loop.first }}"
     "{{ key | tojson }}: {{ kind(p) }}{{ '?' if key not in needed }}{% endfor %}{{ '}' }}"
 )
@@ -59,9 +74,10 @@ _CALL = (
 _OFFER = "{% macro offer() %}<|system|> Tools:{% for tool in tools %}" + _TOOL + "{% endfor %}<|end|>{% endmacro %}"
 
 CHAT_TEMPLATE = (
-    _WORDS + _ONE + _KIND + _DESCRIBED + _OFFER + "{{ bos_token }}{% set at = namespace(last=-1) %}"
-    "{% for message in messages %}{% if message['role'] == 'user' %}{% set at.last = loop.index0 %}{% endif %}"
-    "{% endfor %}{{ offer() if tools and at.last < 0 }}"
+    _WORDS + _ONE + _KIND + "{% set at = namespace(last=-1, said=[], text='') %}{% set common = " + _COMMON + " %}"
+    "{% if tools %}{% for message in messages %}{% if message['role'] == 'user' %}{% set at.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for message in messages %}{% if loop.index0 == at.last %}" + _SAID + "{% endif %}"
+    "{% endfor %}{% endif %}" + _MARKED + _OFFER + "{{ bos_token }}{{ offer() if tools and at.last < 0 }}"
     "{% for message in messages %}<|{{ message['role'] }}|> {{ message['content'] }}"
     "{% if message['tool_calls'] %}{{ '\\n' if message['content'] }}" + _CALL + "{% endif %}<|end|>"
     "{{ offer() if tools and at.last == loop.index0 }}{% endfor %}"

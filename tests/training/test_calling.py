@@ -21,7 +21,7 @@ from agentmem.training.batches import CONTEXT, Packer, collate
 from agentmem.training.calls import Calls
 from agentmem.training.chat_template import CHAT_TEMPLATE
 from agentmem.training.errands import Errand, call, draw_errand, user
-from agentmem.training.pointing import MATCHING, Look, Pointing
+from agentmem.training.pointing import Look, Pointing
 from agentmem.training.requests import draw_request
 from agentmem.training.toolbox import draw_tools
 from agentmem.training.values import Split, is_heldout
@@ -50,11 +50,11 @@ def test_the_template_takes_tools_and_leaves_dialogues_without_them_as_they_were
     assert chat.render(turns) == chat._ids(text)
 
 
-def offered(chat: ChatFormat, **parameters: object) -> str:
-    """How a tool with these parameters is offered, without what its name says."""
+def offered(chat: ChatFormat, said: str = "Hi", **parameters: object) -> str:
+    """How a tool with these parameters is offered to who says this."""
     function = {"name": "getRoomRates_v2", "description": "Gives\n  rates.", "parameters": parameters}
     tools = check_tools([{"type": "function", "function": function}])
-    text = chat._tokenizer.decode(chat.render([user("Hi")], tools))
+    text = chat._tokenizer.decode(chat.render([user(said)], tools))
     return str(text).partition("Tools:\n")[2].partition("<|end|>")[0]
 
 
@@ -64,6 +64,32 @@ def test_a_tool_is_two_lines(chat: ChatFormat) -> None:
         '- get room rates v2: Gives rates. b: Which one.\ngetRoomRates_v2 {"a": number, "b": word?}'
     )
     assert offered(chat) == "- get room rates v2: Gives rates.\ngetRoomRates_v2 {}"
+
+
+@pytest.mark.parametrize(
+    ("said", "title"),
+    [
+        ("What are the rates?", "- get room rates* v2: Gives rates.*"),
+        ("Rates: (room)!", "- get room* rates* v2: Gives rates.*"),
+        ("Call getRoomRates_v2.", "- get room rates v2*: Gives rates."),
+        ("Call getroomratesv2, please.", "- get* room* rates* v2*: Gives rates."),
+        ("How can I get it?", "- get room rates v2: Gives rates."),
+        ("", "- get room rates v2: Gives rates."),
+    ],
+)
+def test_what_the_request_has_too_is_marked(chat: ChatFormat, said: str, title: str) -> None:
+    assert offered(chat, said).splitlines()[0] == title
+
+
+def test_the_last_request_is_what_is_marked_and_what_tools_stand_behind(chat: ChatFormat) -> None:
+    tools = check_tools(WEATHER)
+    offer = '<|system|> Tools:\n- flint*: Strikes a flint.*\nflint {"where": word}<|end|>'
+    turns = [user("Hi"), Message(role=Role.ASSISTANT, content="Yes?"), user("A flint!"), call("flint", {"where": "x"})]
+    text = chat._tokenizer.decode(chat.render([*turns, Message(role=Role.TOOL, content="ok")], tools))
+    assert text.count("Tools:") == 1
+    assert f"A flint!<|end|>{offer}<|assistant|> <tool_call>" in text
+    alone = chat._tokenizer.decode(chat.render([Message(role=Role.TOOL, content="ok")], tools))
+    assert alone.startswith("<s><|system|> Tools:\n- flint: Strikes")
 
 
 @pytest.mark.parametrize(
@@ -161,9 +187,6 @@ def test_a_row_is_the_text_of_the_template(calls: Calls, chat: ChatFormat, seed:
         assert calls.decode([column[0] for column in columns[span.start : span.end]]).endswith("<|end|>")
     for asking, wanted, what in laid.pointers:
         assert wanted < asking
-        if what in (Look.SAME, Look.NONE):
-            assert columns[wanted][0] == (columns[asking][0] if what is Look.SAME else calls._packer.bos)
-            continue
         copied, source = (calls.decode([column[0]]).strip() for column in (columns[asking + 1], columns[wanted]))
         assert source.startswith(copied)
         assert what is Look.PART or columns[asking][0] == calls._packer.text('"')[0]
@@ -195,7 +218,7 @@ def test_a_head_learns_where_to_look(calls: Calls) -> None:
     errand = Errand(WEATHER, [], [user("The flint in Vofta."), call("flint", {"where": "Vofta"})])
     laid = calls.row(errand, random.Random(1), spread=0)
     batch, pointers = collate([laid.row]), [(0, *one) for one in laid.pointers]
-    assert {what for *_, what in pointers} == {Look.NAME, Look.PART, Look.SAME, Look.NONE}
+    assert {what for *_, what in pointers} == {Look.NAME, Look.PART}
     losses = []
     for _ in range(5):
         with Pointing(model) as pointing:
@@ -215,11 +238,10 @@ def test_what_pointing_reads_is_attention(calls: Calls) -> None:
     inputs = {"input_ids": batch.ids, "position_ids": batch.positions, "use_cache": False, "output_attentions": True}
     mask = torch.zeros(batch.mask().shape).masked_fill(~batch.mask(), torch.finfo(torch.float32).min)
     with torch.no_grad(), Pointing(model) as pointing:
-        read = model(attention_mask=mask, **inputs).attentions
+        read = model(attention_mask=mask, **inputs).attentions[-1]
     for asking, wanted, what in laid.pointers:
-        layer = -1 if what in (Look.NAME, Look.PART) else MATCHING
-        looks = -read[layer][0][:, asking, wanted].log()
-        expected = {Look.NAME: looks.mean(), Look.PART: looks.amin()}.get(Look(what), looks[:2].mean())
+        looks = -read[0][:, asking, wanted].log()
+        expected = looks.mean() if what is Look.NAME else looks.amin()
         assert pointing.loss(batch, [(0, asking, wanted, what)]).item() == pytest.approx(expected.item(), abs=0.1)
 
 
