@@ -11,6 +11,8 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +40,8 @@ PARTS = 8
 DIALOGUES_EVERY, DIALOGUES, TEXTS_EVERY = 3, 6, 10
 SPREAD = 60
 POINTING_WEIGHT = 0.3
+AVERAGE, AVERAGED = "average", 60
+"""Where the average of the weights is saved, and over about how many steps."""
 TURNS = 56
 """Held-out dialogues of a report."""
 DECAY = 0.2
@@ -86,6 +90,27 @@ class Errands:
 def rate_at(step: int, steps: int) -> float:
     """Warm-up, constant, then linear decay to zero: a factor of the peak learning rate."""
     return min(1.0, (step + 1) / 30, (steps - step) / (steps * DECAY))
+
+
+class Average:
+    """The moving average of a model's weights: as good as with a falling rate, at any step."""
+
+    def __init__(self, model: LlamaForCausalLM, weights: Mapping[str, torch.Tensor]) -> None:
+        self._of, self.model = model, deepcopy(model)
+        for name, parameter in self.model.named_parameters():
+            if name in weights:
+                parameter.data.copy_(weights[name])
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """One more step."""
+        for own, other in zip(self.model.parameters(), self._of.parameters(), strict=True):
+            own.lerp_(other, 1 / AVERAGED)
+
+    def save(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+        """A folder that ``MemoryLLM`` opens."""
+        self.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 @torch.no_grad()
@@ -159,6 +184,7 @@ def train(
         optimizers.restore(load_file(out / "optimizer.safetensors"))
     errands = Errands(calls, said, tokens)
     began, seen = time.monotonic(), 0
+    average = Average(model, load_file(out / AVERAGE / "model.safetensors") if (out / AVERAGE).exists() else {})
     for step in steps_of(first, steps, console):
         batch, pointers = errands.at(step)
         seen += int((batch.segments >= 0).sum())
@@ -172,13 +198,15 @@ def train(
         if step % TEXTS_EVERY == 0:
             losses["text"] = text_loss(step, local, passkeys)
             optimizers.descend(losses["text"], rate_at(step, steps))
+        average.take()
         if (step + 1) % every == 0 or step + 1 == steps:
+            average.save(out / AVERAGE, tokenizer)
             save_checkpoint(out, model, optimizers, step + 1)
             line = {"step": step + 1} | {name: round(loss.item(), 4) for name, loss in losses.items()}
-            model.eval()
+            average.model.eval()
             with torch.autocast("cpu", torch.bfloat16):
-                turns, wrong = exact_turns(model, calls)
-            line |= turns | report(model, packer)
+                turns, wrong = exact_turns(average.model, calls)
+            line |= turns | report(average.model, packer)
             line |= {"minutes": round((time.monotonic() - began) / 60, 1), "tokens": seen}
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")

@@ -138,10 +138,12 @@ def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Sp
     kind = rng.random()
     if kind < 0.1:
         return _final(rng, utterances, split)
-    if kind < 0.25:
+    if kind < 0.32:
         return _form(rng, split)
-    if kind < 0.45:
+    if kind < 0.4:
         return _choice(rng, split)
+    if kind < 0.52:
+        return _idle(rng, utterances, split)
     remarks = [said for said, _ in rng.sample(utterances, min(3, len(utterances)))]
     tools = draw_tools(rng, rng.choice([1, 2, 2, 2, 3, 3, 4]), split)
     errand = Errand([tool.openai() for tool in tools])
@@ -171,6 +173,17 @@ def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Sp
         errand.turns.append(Message(role=Role.SYSTEM, content=rng.choice(SYSTEMS)))
     errand.turns += [turn for group in groups for turn in group]
     return errand
+
+
+def _idle(rng: random.Random, utterances: list[tuple[str, str]], split: Split) -> Errand:
+    """Ordinary talk while tools are on offer: nothing of it is a request."""
+    tools = draw_tools(rng, rng.choice([1, 1, 2, 2, 3, 4]), split)
+    talk = draw(rng, _TALK, utterances, split)
+    turns = [Message(role=Role(role), content=text) for role, text in talk.turns]
+    turns = turns[: 2 * rng.randint(1, len(turns) // 2)]
+    if turns[-2].role is not Role.USER or _like_a_request(turns[-2:], tools):
+        turns = [user("Thank you."), reply("You are welcome.")]
+    return Errand([tool.openai() for tool in tools], talk.chunks, turns)
 
 
 def _choice(rng: random.Random, split: Split) -> Errand:
