@@ -17,6 +17,7 @@ import benchmarks.eviction
 import benchmarks.scale
 import benchmarks.scale_postgres
 import benchmarks.server_load
+import benchmarks.tool_calls
 import benchmarks.warm_load
 from agentmem.evaluation.result import Result
 from benchmarks.scripts import GROUPS
@@ -166,6 +167,12 @@ def server_load(report: dict[str, Any]) -> str:
     return f"{origin(report)}\n\n{table(benchmarks.server_load.HEAD, rows)}\n\n{benchmarks.server_load.summary(report)}"
 
 
+def tool_calls(report: dict[str, Any]) -> str:
+    """The benchmark of calls of tools as Markdown."""
+    rows = benchmarks.tool_calls.cells(report["rates"])
+    return f"{origin(report)}\n\n{table(benchmarks.tool_calls.HEAD, rows)}"
+
+
 def evaluation(report: dict[str, Any]) -> str:
     """What ``agentmem eval`` measured as Markdown."""
     result = Result(report["task"], report["settings"], report["rows"])
@@ -182,6 +189,7 @@ SECTIONS = {
     "server_load": server_load,
     "batch_decode": batch_decode,
     "agent_loop": agent_loop,
+    "tool_calls": tool_calls,
 }
 
 

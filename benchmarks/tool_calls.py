@@ -88,7 +88,7 @@ def _case(rng: random.Random, kind: str, tools: Sequence[MadeTool], requests: Se
     said = requests[0].said
     for request in requests[1:]:
         said = said.rstrip(".?!") + _JOINT + request.said[0].lower() + request.said[1:]
-    calls = tuple(ToolCall(name=r.tool.name, arguments=r.arguments) for r in requests)
+    calls = tuple(ToolCall(id=f"call_{n}", name=r.tool.name, arguments=r.arguments) for n, r in enumerate(requests))
     results = tuple(draw_result(rng, r, "heldout", []) for r in requests)
     return Case(kind, tuple(tool.openai() for tool in tools), said, calls, results)
 

@@ -18,7 +18,7 @@ from agentmem.training.arguments import Argument, draw_arguments
 from agentmem.training.dialogues import Chunk, Dialogue, Mix, draw
 from agentmem.training.facts import RELATIONS, Fact, Relation, tell
 from agentmem.training.requests import Request, draw_choice, draw_form, draw_request, draw_result
-from agentmem.training.smalltalk import QUESTION_REPLIES, REMARK_REPLIES
+from agentmem.training.smalltalk import PAIRS, QUESTION_REPLIES, REMARK_REPLIES
 from agentmem.training.toolbox import MadeTool, draw_tools
 from agentmem.training.values import Split, value
 
@@ -138,11 +138,11 @@ def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Sp
     kind = rng.random()
     if kind < 0.1:
         return _final(rng, utterances, split)
-    if kind < 0.32:
+    if kind < 0.25:
         return _form(rng, split)
-    if kind < 0.4:
+    if kind < 0.31:
         return _choice(rng, split)
-    if kind < 0.52:
+    if kind < 0.47:
         return _idle(rng, utterances, split)
     remarks = [said for said, _ in rng.sample(utterances, min(3, len(utterances)))]
     tools = draw_tools(rng, rng.choice([1, 2, 2, 2, 3, 3, 4]), split)
@@ -179,6 +179,9 @@ def _idle(rng: random.Random, utterances: list[tuple[str, str]], split: Split) -
     """Ordinary talk while tools are on offer: nothing of it is a request."""
     tools = draw_tools(rng, rng.choice([1, 1, 2, 2, 3, 4]), split)
     talk = draw(rng, _TALK, utterances, split)
+    if rng.random() < 0.4:
+        talk.turns = []
+        talk.exchange(*rng.choice(PAIRS))
     turns = [Message(role=Role(role), content=text) for role, text in talk.turns]
     turns = turns[: 2 * rng.randint(1, len(turns) // 2)]
     if turns[-2].role is not Role.USER or _like_a_request(turns[-2:], tools):
@@ -226,7 +229,7 @@ def _exchange(
 def _some(rng: random.Random, tools: list[MadeTool]) -> list[MadeTool]:
     """The tools that one turn asks for: mostly one, sometimes two, or the same one twice."""
     first = rng.choice(tools)
-    if rng.random() < 0.8 or first.style == "hand":
+    if rng.random() < 0.65 or first.style == "hand":
         return [first]
     if first.arguments and rng.random() < 0.25:
         return [first, first]

@@ -80,4 +80,5 @@ class Pointing:
         scores = torch.einsum("phgw,phkw->phgk", heads, keys[rows]).flatten(1, 2) * attention.head_dim**-0.5
         visible = batch.mask()[rows, 0, asking][:, None]
         chances = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).log_softmax(-1)
-        return -chances[torch.arange(len(rows)), :, wanted]
+        looks: Tensor = -chances[torch.arange(len(rows)), :, wanted]
+        return looks
