@@ -15,6 +15,7 @@ _CHOICES = tuple(
         "metric imperial,asc desc,km miles,north south east west,draft final,hot cold"
     ).split(",")
 )
+NUMBERS: tuple[ValueKind, ...] = ("count", "amount")
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 _MONTHS = "January February March April May June July August September October November December".split()
 
@@ -104,9 +105,9 @@ def _day(rng: random.Random, split: Split) -> str:
             return said
 
 
-def draw_arguments(rng: random.Random, n: int, split: Split) -> list[Argument]:
-    """n arguments of different concepts, whose ways of being said cannot be mistaken for one another's."""
-    concepts = rng.sample(CONCEPTS, n)
+def draw_arguments(rng: random.Random, n: int, split: Split, only: tuple[ValueKind, ...] = ()) -> list[Argument]:
+    """n arguments of different concepts, ``only`` of these kinds, that cannot be mistaken for one another."""
+    concepts = rng.sample([concept for concept in CONCEPTS if not only or concept.kind in only], n)
     out: list[Argument] = []
     for concept in concepts:
         key = rng.choice([k for k in concept.keys if k not in {a.key for a in out}] or [concept.keys[0] + "_2"])

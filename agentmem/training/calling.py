@@ -44,7 +44,7 @@ AVERAGE, AVERAGED = "average", 60
 """Where the average of the weights is saved, and over about how many steps."""
 TURNS = 56
 """Held-out dialogues of a report."""
-DECAY = 0.2
+DECAY = 0.35
 """Last part of the run over which the learning rate falls to zero."""
 
 

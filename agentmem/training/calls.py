@@ -15,7 +15,10 @@ from agentmem.training.pointing import Look
 FIXED_WEIGHT = 0.1
 """Loss weight of a token that every call has in its place."""
 NAME_WEIGHT, CHOICE_WEIGHT = 3.0, 2.0
-"""Loss weights of the first token of a name, and of a value or of what follows one: there the model has to choose."""
+"""Loss weights of the first token of a name, and of a value or of what follows one: there the model has to choose.
+
+NAME_WEIGHT is that of a turn's first token, too, where tools are offered: to call or not.
+"""
 
 
 LAST = 800
@@ -73,7 +76,7 @@ class Calls:
             weights.extend([first] + [weight] * (len(more) - 1))
 
         text = self._packer.text
-        put(text(' <tool_call>\n{"name": "'), FIXED_WEIGHT)
+        put(text(' <tool_call>\n{"name": "'), FIXED_WEIGHT, NAME_WEIGHT)
         begins[""] = len(ids)
         put(text(made.name), 1.0, NAME_WEIGHT)
         put(text('", "arguments": {'), FIXED_WEIGHT)
@@ -152,7 +155,7 @@ class Calls:
             ids, weights, begins = self.call(turn.tool_calls[0])
             return ids, weights if offered else [0.0] * len(ids), begins
         ids = self._packer.text(f" {turn.content}<|end|>")
-        return ids, [1.0] * len(ids), {}
+        return ids, [NAME_WEIGHT if offered else 1.0] + [1.0] * (len(ids) - 1), {}
 
     def offer(self, tools: list[dict[str, Any]], request: str) -> list[int]:
         """Token ids of the tools, as they stand behind the last user's turn."""

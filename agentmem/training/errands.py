@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from agentmem.records import Message, Role, ToolCall
-from agentmem.training.arguments import Argument, draw_arguments
+from agentmem.training.arguments import NUMBERS, Argument, draw_arguments
 from agentmem.training.dialogues import Chunk, Dialogue, Mix, draw
 from agentmem.training.facts import RELATIONS, Fact, Relation, tell
 from agentmem.training.requests import Request, draw_choice, draw_form, draw_request, draw_result
@@ -136,13 +136,15 @@ class _Owner:
 def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Split = "train") -> Errand:
     """One dialogue."""
     kind = rng.random()
-    if kind < 0.1:
+    if kind < 0.06:
         return _final(rng, utterances, split)
-    if kind < 0.25:
+    if kind < 0.19:
         return _form(rng, split)
-    if kind < 0.31:
+    if kind < 0.25:
+        return _spare(rng, split)
+    if kind < 0.3:
         return _choice(rng, split)
-    if kind < 0.47:
+    if kind < 0.49:
         return _idle(rng, utterances, split)
     remarks = [said for said, _ in rng.sample(utterances, min(3, len(utterances)))]
     tools = draw_tools(rng, rng.choice([1, 2, 2, 2, 3, 3, 4]), split)
@@ -179,7 +181,7 @@ def _idle(rng: random.Random, utterances: list[tuple[str, str]], split: Split) -
     """Ordinary talk while tools are on offer: nothing of it is a request."""
     tools = draw_tools(rng, rng.choice([1, 1, 2, 2, 3, 4]), split)
     talk = draw(rng, _TALK, utterances, split)
-    if rng.random() < 0.4:
+    if rng.random() < 0.5:
         talk.turns = []
         talk.exchange(*rng.choice(PAIRS))
     turns = [Message(role=Role(role), content=text) for role, text in talk.turns]
@@ -203,10 +205,24 @@ def _choice(rng: random.Random, split: Split) -> Errand:
 def _form(rng: random.Random, split: Split) -> Errand:
     """One tool of many arguments, and a call of it: the densest lesson in copying values behind their keys."""
     tool = draw_tools(rng, 1, split)[0]
-    keys = tuple(replace(a, required=True) for a in draw_arguments(rng, rng.randint(5, 9), split))
-    tool = replace(tool, arguments=keys, described="")
+    only = NUMBERS if rng.random() < 0.35 else ()
+    keys = draw_arguments(rng, rng.randint(2, 5) if only else rng.randint(3, 8), split, only)
+    if only:
+        keys = [replace(a, kind=rng.choice(NUMBERS)) for a in keys]
+    tool = replace(tool, arguments=tuple(replace(a, required=True) for a in keys), described="")
     request = draw_form(rng, tool, split)
     return Errand([tool.openai()], [], [user(request.said), call(tool.name, request.arguments)])
+
+
+def _spare(rng: random.Random, split: Split) -> Errand:
+    """A tool whose arguments need not be given, and mostly are not: the densest lesson in leaving one out."""
+    tools = draw_tools(rng, rng.choice([1, 2]), split)
+    tool = rng.choice(tools)
+    keys = tuple(replace(a, required=False) for a in draw_arguments(rng, rng.choice([1, 1, 2, 2, 3]), split))
+    spare = replace(tool, arguments=keys, style="do" if tool.style == "sum" else tool.style)
+    request = draw_request(rng, spare, split)
+    offered = [spare if one is tool else one for one in tools]
+    return Errand([one.openai() for one in offered], [], [user(request.said), call(tool.name, request.arguments)])
 
 
 def _exchange(
@@ -229,7 +245,7 @@ def _exchange(
 def _some(rng: random.Random, tools: list[MadeTool]) -> list[MadeTool]:
     """The tools that one turn asks for: mostly one, sometimes two, or the same one twice."""
     first = rng.choice(tools)
-    if rng.random() < 0.65 or first.style == "hand":
+    if rng.random() < 0.5 or first.style == "hand":
         return [first]
     if first.arguments and rng.random() < 0.25:
         return [first, first]
