@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -24,7 +23,6 @@ import no_network  # noqa: F401  # who imports this module is watched from then 
 from babbler import make_babbler
 
 CONTRACT = Path(__file__).resolve().parent
-City = Literal["Lisbon"]
 
 
 def python(*arguments: object, cwd: Path | None = None, ignore: Sequence[str] = ()) -> str:
@@ -106,8 +104,8 @@ class ModelStories(MemoryStories):
         """As ``say``, piece by piece: a generator that, when closed, closes the framework's stream."""
 
     @abstractmethod
-    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[City], str]) -> str:
-        """The framework's own agent loop: the model must call the tool once, and then answers."""
+    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[str], str]) -> str:
+        """The framework's own agent loop: the model calls the tool if it chooses to, and then answers."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -131,14 +129,14 @@ class ModelStories(MemoryStories):
     def test_a_tool_is_called_and_its_result_answered(self, llm: MemoryLLM) -> None:
         asked: list[str] = []
 
-        def weather(city: City) -> str:
+        def weather(city: str) -> str:
             """The weather in a city."""
             asked.append(city)
             return "It rains in Lisbon."
 
         answer = self.say_with_tool(llm, "ada", "How is the weather in Lisbon?", weather)
         assert asked == ["Lisbon"]
-        assert answer.strip()
+        assert "It rains in Lisbon." in answer
         assert "It rains in Lisbon." in [
             memory.text for memory in llm.memories(user="ada", agent=self.agent).list(role="tool")
         ]

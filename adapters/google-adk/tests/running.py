@@ -11,7 +11,6 @@ from google.adk.agents.run_config import RunConfig, StreamingMode
 from google.adk.apps import App
 from google.adk.events.event import Event
 from google.adk.memory.base_memory_service import BaseMemoryService
-from google.adk.models.llm_request import LlmRequest
 from google.adk.runners import Runner
 from google.adk.sessions import InMemorySessionService
 from google.genai import types
@@ -23,17 +22,8 @@ from google_adk_agentmem_kv import AgentMemLlm, AgentMemPlugin
 APP = "bot"
 
 
-def call_a_tool_first(callback_context: Any, llm_request: LlmRequest) -> None:
-    """Force a call until there is a result."""
-    waiting = not any(part.function_response for part in llm_request.contents[-1].parts)
-    mode = types.FunctionCallingConfigMode.ANY if waiting else types.FunctionCallingConfigMode.AUTO
-    llm_request.config.tool_config = types.ToolConfig(function_calling_config=types.FunctionCallingConfig(mode=mode))
-
-
 def make_agent(llm: MemoryLLM, *tools: Callable[..., Any], remember: bool = True, **more: Any) -> LlmAgent:
-    forced = {"before_model_callback": call_a_tool_first} if tools else {}
-    model = AgentMemLlm(llm=llm, remember=remember)
-    return LlmAgent(name="bot", model=model, tools=list(tools), **{**forced, **more})
+    return LlmAgent(name="bot", model=AgentMemLlm(llm=llm, remember=remember), tools=list(tools), **more)
 
 
 class Bot:

@@ -16,7 +16,7 @@ from google.adk.sessions.session import Session
 from google.adk.tools.load_memory_tool import LoadMemoryTool
 from google.adk.tools.preload_memory_tool import PreloadMemoryTool
 from google.genai import types
-from running import APP, Bot, call_a_tool_first, make_agent
+from running import APP, Bot, make_agent
 
 from agentmem import InvalidInput, MemoryLLM
 
@@ -198,18 +198,10 @@ async def test_memory_is_preloaded(llm: MemoryLLM, service: AgentMemMemoryServic
     assert [TOLD in text and "PAST_CONVERSATIONS" in text for text in told] == [False, True, False]
 
 
-class LoadDogs(LoadMemoryTool):
-    """With a closed set of queries: a call of a model that was not trained to call tools ends."""
-
-    def _get_declaration(self) -> types.FunctionDeclaration:
-        query = {"type": "object", "properties": {"query": {"enum": ["dog"]}}, "required": ["query"]}
-        return types.FunctionDeclaration(name=self.name, description=self.description, parameters_json_schema=query)
-
-
 async def test_memory_is_loaded_by_the_model(llm: MemoryLLM, service: AgentMemMemoryService) -> None:
     await service.add_session_to_memory(session(event(TOLD)))
-    bot = Bot(make_agent(llm, LoadDogs(), remember=False, before_model_callback=call_a_tool_first), service)
-    events = [one async for one in bot.events("ada", "Who is my dog?", "tuesday")]
+    bot = Bot(make_agent(llm, LoadMemoryTool(), remember=False), service)
+    events = [one async for one in bot.events("ada", "Load the memory about my dog.", "tuesday")]
     (response,) = events[1].get_function_responses()
     assert response.name == "load_memory"
     assert TOLD in str(response.response)

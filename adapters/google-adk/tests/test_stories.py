@@ -12,7 +12,7 @@ from running import APP, Bot, in_a_loop, make_agent, words
 
 from agentmem import MemoryLLM
 
-from agentmem_contract import City, ModelStories
+from agentmem_contract import ModelStories
 
 
 class TestStories(ModelStories):
@@ -28,5 +28,5 @@ class TestStories(ModelStories):
                 if event.partial:
                     yield words(event)
 
-    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[City], str]) -> str:
+    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[str], str]) -> str:
         return asyncio.run(Bot(make_agent(llm, tool)).ask(user, text))

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from agentmem import InvalidInput
 
-from agentmem_contract import City, python
+from agentmem_contract import python
 from babbler import make_babbler
 from haystack_integrations.components.generators.agentmem_kv import AgentMemChatGenerator
 from haystack_integrations.memory_stores.agentmem_kv import AgentMemMemoryStore
@@ -34,12 +34,12 @@ def hear(chunk: StreamingChunk) -> None:
     HEARD.append(chunk.content)
 
 
-def weather(city: City) -> str:
+def weather(city: str) -> str:
     """The weather in a city."""
     return f"It rains in {city}."
 
 
-def snow(city: City) -> str:
+def snow(city: str) -> str:
     """Whether it snows in a city."""
     return f"It does not snow in {city}."
 
@@ -50,7 +50,7 @@ WEATHER, SNOW = tool_of(weather), tool_of(snow)
 class Report(BaseModel):
     """How the weather is."""
 
-    city: Literal["Lisbon"]
+    city: str
     unit: Literal["celsius"] | None
 
 
@@ -245,7 +245,7 @@ def test_histories_of_tools_are_taken_and_remembered(
 def test_a_tool_of_an_agent_that_fails_is_told_to_the_model(
     chat: AgentMemChatGenerator, memory_store: AgentMemMemoryStore
 ) -> None:
-    def report(city: City) -> bytes:
+    def report(city: str) -> bytes:
         """Bytes."""
         raise ValueError("the sensor sleeps")
 
@@ -259,7 +259,7 @@ def test_a_tool_of_an_agent_that_fails_is_told_to_the_model(
 
 @pytest.mark.parametrize("result", [b"\xff\x00", "It rains in Lisbon. " * 52_429])
 def test_odd_results_of_a_tool(memory_store: AgentMemMemoryStore, result: Any) -> None:
-    def report(city: City) -> Any:
+    def report(city: str) -> Any:
         """The weather."""
         return result
 

@@ -12,7 +12,7 @@ from haystack.dataclasses import ChatMessage, StreamingChunk
 
 from agentmem import MemoryLLM
 
-from agentmem_contract import City, ModelStories
+from agentmem_contract import ModelStories
 from haystack_integrations.components.generators.agentmem_kv import AgentMemChatGenerator
 from haystack_integrations.memory_stores.agentmem_kv import AgentMemMemoryStore
 from tool_of import tool_of
@@ -58,9 +58,6 @@ class TestStories(ModelStories):
             left.set()
             thread.join()
 
-    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[City], str]) -> str:
-        """Forced, the agent would call on and on: the first leg ends with the call, the second with the answer."""
-        tools = [tool_of(tool)]
-        first = Agent(chat_generator=self.generator(llm, user), tools=tools, exit_conditions=[tools[0].name])
-        called = first.run([ChatMessage.from_user(text)], generation_kwargs={"tool_choice": "required"})
-        return Agent(chat_generator=self.generator(llm, user), tools=tools).run(called["messages"])["last_message"].text
+    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[str], str]) -> str:
+        agent = Agent(chat_generator=self.generator(llm, user), tools=[tool_of(tool)])
+        return agent.run([ChatMessage.from_user(text)])["last_message"].text

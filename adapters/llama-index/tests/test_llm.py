@@ -29,11 +29,11 @@ ANSWER = "Your dog is called Biscuit."
 class Weather(BaseModel):
     """How is the weather?"""
 
-    city: Literal["Lisbon"]
+    city: str
     unit: Literal["celsius"] | None
 
 
-def weather(city: Literal["Lisbon"]) -> str:
+def weather(city: str) -> str:
     """The weather in a city."""
     return "It rains."
 
@@ -48,7 +48,7 @@ WEATHER, RAIN = FunctionTool.from_defaults(weather), FunctionTool.from_defaults(
 
 # This module's annotations are text, which LlamaIndex takes as it is.
 class City(BaseModel):
-    city: Literal["Lisbon"]
+    city: str
 
 
 class Sure(BaseModel):

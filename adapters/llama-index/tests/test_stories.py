@@ -13,7 +13,7 @@ from llama_index.core.llms import ChatMessage
 
 from agentmem import MemoryLLM
 
-from agentmem_contract import City, ModelStories
+from agentmem_contract import ModelStories
 from llama_index.llms.agentmem_kv import AgentMem
 
 
@@ -36,6 +36,6 @@ class TestStories(ModelStories):
             for response in responses:
                 yield response.delta
 
-    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[City], str]) -> str:
+    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[str], str]) -> str:
         tool.__annotations__ = get_type_hints(tool)  # LlamaIndex takes annotations as they are, text or not
-        return self.run(llm, user, text, tools=[tool], initial_tool_choice=tool.__name__)
+        return self.run(llm, user, text, tools=[tool])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from agents import Agent, FunctionTool, ModelSettings, ModelTracing, RunConfig, Runner, UserError, function_tool
@@ -25,13 +25,13 @@ FORCED = ModelSettings(tool_choice="required")
 
 
 @function_tool
-def weather(city: Literal["Lisbon"]) -> str:
+def weather(city: str) -> str:
     """The weather in a city."""
-    return "It rains in Lisbon."
+    return f"It rains in {city}."
 
 
 class Rain(BaseModel):
-    city: Literal["Lisbon"]
+    city: str
     sure: bool
 
 
@@ -91,9 +91,9 @@ async def streamed(*args: Any, **more: Any) -> Any:
 @pytest.mark.parametrize("run", [Runner.run, streamed])
 async def test_a_tool_is_called_once_and_answered(llm: MemoryLLM, config: RunConfig, run: Any) -> None:
     session = AgentMemSession("monday", llm, user="ada")
-    agent = Agent(name="bot", instructions="Be brief.", tools=[weather], model_settings=FORCED)
+    agent = Agent(name="bot", instructions="Be brief.", tools=[weather])
     answer = await run(agent, WEATHER, session=session, run_config=config)
-    assert answer.final_output
+    assert "It rains in Lisbon." in answer.final_output
     assert kinds(await session.get_items()) == ["user", "function_call", "function_call_output", "assistant"]
     texts = [text for _, text in stored(llm)]
     assert texts[:3] == [WEATHER, 'Calling weather with {"city": "Lisbon"}', "It rains in Lisbon."]
@@ -104,8 +104,7 @@ async def test_a_tool_is_called_once_and_answered(llm: MemoryLLM, config: RunCon
 async def test_an_agent_hands_over_to_another(config: RunConfig, run: Any) -> None:
     billing = Agent(name="billing", instructions="You look after bills.")
     triage = Agent(name="triage", handoffs=[billing], tools=[weather])
-    triage.model_settings = ModelSettings(tool_choice="transfer_to_billing")
-    answer = await run(triage, "I was billed twice.", run_config=config)
+    answer = await run(triage, "I want to talk to billing.", run_config=config)
     assert answer.last_agent is billing
     assert answer.final_output
 
@@ -121,7 +120,7 @@ async def test_a_response_can_be_gone_on_from(llm: MemoryLLM, config: RunConfig)
     for run in (Runner.run, streamed):
         answer = await run(Agent(name="bot"), ASKED, previous_response_id=first.last_response_id, run_config=config)
         assert answer.final_output == "Your dog is called Biscuit."
-    agent = Agent(name="bot", tools=[weather], model_settings=FORCED)
+    agent = Agent(name="bot", tools=[weather])
     await Runner.run(agent, WEATHER, auto_previous_response_id=True, run_config=config)
     assert [text for role, text in stored(llm) if role == "tool"] == ["It rains in Lisbon."]
     assert len({m.scope.session for m in llm.memories(user="ada").list() if m.text == TOLD or m.text == ASKED}) == 1
@@ -202,7 +201,7 @@ async def test_a_run_within_a_tool_of_a_run(llm: MemoryLLM, config: RunConfig) -
     session = AgentMemSession("monday", llm, user="ada")
 
     @function_tool
-    async def ask(city: Literal["Lisbon"]) -> str:
+    async def ask(city: str) -> str:
         """Ask somebody else."""
         return (
             await Runner.run(Agent(name="inner"), f"I live in {city}.", session=session, run_config=config)
@@ -306,7 +305,7 @@ async def test_what_the_model_cannot_read_is_refused(llm: MemoryLLM, given: Any)
 
 async def test_what_a_tool_gives_is_text_whatever_it_is(llm: MemoryLLM, config: RunConfig) -> None:
     @function_tool
-    def raw(city: Literal["Lisbon"]) -> bytes:
+    def raw(city: str) -> bytes:
         """The weather as bytes."""
         return b"\xffrain"
 

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from agents import Agent, ModelSettings, RunConfig, Runner, function_tool
+from agents import Agent, RunConfig, Runner, function_tool
 
 from agentmem import MemoryLLM
 
-from agentmem_contract import City, ModelStories
+from agentmem_contract import ModelStories
 from openai_agents_agentmem_kv import AgentMemProvider
 
 
@@ -37,9 +37,8 @@ class TestStories(ModelStories):
                 run.cancel()
                 loop.run(rest(events))
 
-    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[City], str]) -> str:
-        forced = ModelSettings(tool_choice="required")  # the SDK takes it back after the call
-        agent = Agent(name="bot", tools=[function_tool(tool)], model_settings=forced)
+    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[str], str]) -> str:
+        agent = Agent(name="bot", tools=[function_tool(tool)])
         return asyncio.run(Runner.run(agent, text, run_config=config(llm, user))).final_output
 
 

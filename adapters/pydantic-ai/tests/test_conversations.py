@@ -18,7 +18,6 @@ from pydantic_ai.messages import ModelMessage, ModelRequest, ModelResponse, Text
 
 from agentmem import MemoryLLM
 
-from agentmem_contract import City
 from pydantic_ai_agentmem_kv import AgentMemConversationStore, AgentMemModel
 
 
@@ -218,7 +217,7 @@ async def test_as_the_store_in_memory(llm: MemoryLLM, seed: int) -> None:
 
 
 async def test_a_run_that_waits_for_approval_is_kept(llm: MemoryLLM, store: AgentMemConversationStore) -> None:
-    def report(city: City) -> str:
+    def report(city: str) -> str:
         """The weather in a city."""
         return f"It rains in {city}."
 
@@ -226,7 +225,6 @@ async def test_a_run_that_waits_for_approval_is_kept(llm: MemoryLLM, store: Agen
         AgentMemModel(llm, user="ada"),
         tools=[Tool(report, requires_approval=True)],
         output_type=[str, DeferredToolRequests],
-        model_settings=lambda ctx: {"tool_choice": "none" if len(ctx.messages) > 1 else "required"},
     )
     paused = await agent.run("How is the weather in Lisbon?", conversation_id="monday")
     await store.save(paused)

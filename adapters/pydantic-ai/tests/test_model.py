@@ -29,7 +29,6 @@ from pydantic_ai.settings import ToolOrOutput
 
 from agentmem import InvalidInput, MemoryLLM
 
-from agentmem_contract import City
 from babbler import make_babbler
 from pydantic_ai_agentmem_kv import AgentMemModel
 
@@ -41,16 +40,16 @@ REQUIRED = ModelSettings(tool_choice="required")
 class Weather(BaseModel):
     """How the weather is."""
 
-    city: Literal["Lisbon"]
+    city: str
     unit: Literal["celsius"] | None
 
 
-def weather(city: City) -> str:
+def weather(city: str) -> str:
     """The weather in a city."""
     return f"It rains in {city}."
 
 
-def snow(city: City) -> str:
+def snow(city: str) -> str:
     """Whether it snows in a city."""
     return f"It does not snow in {city}."
 
@@ -195,7 +194,7 @@ def test_typed_output_in_the_form_of_the_answer(model: AgentMemModel) -> None:
 
 
 def test_typed_output_after_a_tool(llm: MemoryLLM, model: AgentMemModel) -> None:
-    agent = Agent(model, tools=[weather, snow], output_type=Weather, model_settings=first("weather"))
+    agent = Agent(model, tools=[weather, snow], output_type=Weather)
     run = agent.run_sync("How is the weather in Lisbon?")
     assert run.output.city == "Lisbon"
     calls = [part.tool_name for m in run.all_messages() for part in m.parts if isinstance(part, ToolCallPart)]
@@ -211,7 +210,7 @@ def test_typed_output_as_a_stream(model: AgentMemModel) -> None:
 
 
 async def test_a_stream_of_events_with_a_tool(model: AgentMemModel) -> None:
-    agent = Agent(model, tools=[weather], model_settings=first("weather"))
+    agent = Agent(model, tools=[weather])
     kinds: list[str] = []
     words = ""
     async with agent.run_stream_events("How is the weather in Lisbon?") as events:
@@ -221,7 +220,7 @@ async def test_a_stream_of_events_with_a_tool(model: AgentMemModel) -> None:
                 words += getattr(event.delta, "content_delta", "") or ""
     assert kinds.index("function_tool_call") < kinds.index("function_tool_result")
     assert kinds[-1] == "agent_run_result"
-    assert words
+    assert "It rains in Lisbon." in words
 
 
 def test_histories_of_tools_are_taken_and_remembered(llm: MemoryLLM, model: AgentMemModel) -> None:

@@ -48,7 +48,7 @@ class Weather(Tool):
 
     name = "weather"
     description = "The weather in a city."
-    inputs = {"city": {"type": "string", "enum": ["Lisbon"], "description": "The city."}}  # noqa: RUF012
+    inputs = {"city": {"type": "string", "description": "The city."}}  # noqa: RUF012
     output_type = "string"
 
     def __init__(self, ask: Callable[[str], Any] = lambda city: f"It rains in {city}."):

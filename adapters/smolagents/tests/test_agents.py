@@ -43,7 +43,7 @@ def steps(agent: Any) -> list[ActionStep]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_tool_is_called_and_its_result_answered(llm: MemoryLLM, stream: bool) -> None:
-    agent = tool_agent(Stepwise(llm, [call("weather")], user="ada"), Weather(), stream_outputs=stream)
+    agent = tool_agent(AgentMemModel(llm, user="ada"), Weather(), stream_outputs=stream)
     answer = agent.run(QUESTION)
     called, answered = steps(agent)
     assert (called.tool_calls[0].name, called.observations) == ("weather", "It rains in Lisbon.")
@@ -161,7 +161,7 @@ def test_code_that_fails_is_told(llm: MemoryLLM) -> None:
 
 
 def test_a_run_of_another_model_is_remembered_and_recalled(llm: MemoryLLM) -> None:
-    other = Stepwise(llm, [call("weather")], user="nobody", remember=False)  # here stands any model
+    other = AgentMemModel(llm, user="nobody", remember=False)  # here stands any model
     agent = tool_agent(other, Weather(), step_callbacks=remember(llm, user="ada"))
     answer = agent.run(QUESTION)
     observed = [step.observations for step in steps(agent)]

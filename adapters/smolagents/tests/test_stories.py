@@ -10,8 +10,8 @@ from smolagents import ToolCallingAgent
 
 from agentmem import MemoryLLM
 
-from agentmem_contract import City, ModelStories
-from forced import Stepwise, Weather, call
+from agentmem_contract import ModelStories
+from forced import Weather
 from smolagents_agentmem_kv import SHORT_PROMPTS, AgentMemModel
 
 
@@ -31,5 +31,5 @@ class TestStories(ModelStories):
             for delta in deltas:
                 yield delta.content or ""
 
-    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[City], str]) -> str:
-        return run(Stepwise(llm, [call("weather")], user=user), text, Weather(tool))
+    def say_with_tool(self, llm: MemoryLLM, user: str, text: str, tool: Callable[[str], str]) -> str:
+        return run(AgentMemModel(llm, user=user), text, Weather(tool))
