@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentmem.training.concepts import CONCEPTS, ValueKind
+from agentmem.training.smalltalk import PAIRS
 from agentmem.training.values import Split, is_heldout, value
 
 _CHOICES = tuple(
@@ -78,6 +79,9 @@ def draw_value(rng: random.Random, kind: ValueKind, split: Split, choices: tuple
     if kind == "email":
         at = f"{value(rng, 'word', split)}@{value(rng, 'word', split)}.{rng.choice(['com', 'org', 'net'])}".lower()
         return at, at
+    if kind == "text" and split == "train" and rng.random() < 0.3:
+        words = rng.choice(PAIRS)[0].rstrip(".?!")
+        return words, words
     if kind == "text":
         words = " ".join(value(rng, "word", split) for _ in range(rng.choice([1, 2, 2, 3, 4])))
         return words, words

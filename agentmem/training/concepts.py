@@ -49,7 +49,7 @@ CONCEPTS: tuple[Concept, ...] = (
     _concept(
         "name person user customer guest owner patient",
         "name",
-        "for {v}|of {v}|named {v}|called {v}|by {v}",
+        "for {v}|of {v}|named {v}|called {v}|by {v}|under the {k} {v}",
         "The {k}.|Name of the {k}.|Who it is for.|Full name.",
     ),
     _concept(
@@ -139,13 +139,13 @@ CONCEPTS: tuple[Concept, ...] = (
     _concept(
         "query topic subject term keyword search_term",
         "text",
-        "about {v}|on the {k} {v}|for {v}",
+        "about {v}|on the {k} {v}|for {v}|with the {k} {v}|and the {k} {v}",
         "What to look for.|The {k}.|The words.",
     ),
     _concept(
         "message content body note text title",
         "text",
-        "saying {v}|with the {k} {v}|that says {v}",
+        "saying {v}|with the {k} {v}|that says {v}|and the {k} {v}",
         "The {k}.|What to say.",
     ),
     _concept(
