@@ -17,6 +17,7 @@ from agentmem.store.inputs import check_age
 from agentmem.store.paging import page
 from agentmem.store.rows import Filters
 from agentmem.text import check_text
+from agentmem.turns import in_order
 from agentmem.writer import Turn, Writer
 
 MOST_CHUNKS = 2**31 - 1
@@ -70,7 +71,7 @@ class Memories:
 
     def _same(self, turn: Turn) -> list[Memory] | None:
         """What is stored of this turn already, if that is all of it. Raises InvalidInput if it is longer than this."""
-        there = sorted(self._handle.list(turns=[turn.id], limit=MOST_CHUNKS), key=lambda memory: memory.chunk_no)
+        there = in_order(self._handle.list(turns=[turn.id], limit=MOST_CHUNKS))
         if not there:
             return None
         texts = [chunk.text for chunk in chunk_text(turn.text, self._writer.spans)]

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from agentmem.records import Scope
 from agentmem.store import writing
 from agentmem.store.inputs import Checked
+from agentmem.store.places import has_expired
 from agentmem.store.rows import SLICE
 from agentmem.store.schema import MemoryRow, Space, StreamRow, Turn
 
@@ -24,27 +25,26 @@ Erased = list[tuple[int, int]]
 """(turn key, memory key), for ``Store.erase``."""
 
 
-def has_expired(now: int) -> sa.ColumnElement[bool]:
-    """What a memory row must fulfil to have expired."""
-    return sa.and_(MemoryRow.expires_us.is_not(None), MemoryRow.expires_us <= now)
-
-
 def spaces(connection: sa.Connection, now: int, most: int) -> list[Scope]:
     """Where something has expired that is still in the tables; mostly nowhere."""
     query = sa.select(Space.user_key, Space.agent_key).join(MemoryRow, MemoryRow.space_id == Space.id)
-    found = connection.execute(query.where(has_expired(now)).distinct().limit(most))
+    found = connection.execute(query.where(has_expired(MemoryRow, now)).distinct().limit(most))
     return [Scope(user=user, agent=agent) for user, agent in found]
 
 
 def expired_keys(connection: sa.Connection, space_id: int, now: int) -> set[int]:
     """Keys of a space's memories that have expired and are still in the tables; mostly none."""
-    return set(connection.scalars(sa.select(MemoryRow.id).where(has_expired(now), MemoryRow.space_id == space_id)))
+    return set(
+        connection.scalars(sa.select(MemoryRow.id).where(has_expired(MemoryRow, now), MemoryRow.space_id == space_id))
+    )
 
 
 def erase(connection: sa.Connection, now: int, *conditions: sa.ColumnElement[bool], most: int | None = None) -> Erased:
     """Remove memories that have expired, those first that expired first; the audit keeps ids, time and reason."""
     columns = (MemoryRow.id, MemoryRow.uid, MemoryRow.space_id, MemoryRow.session_id, MemoryRow.turn_id)
-    query = sa.select(*columns).where(has_expired(now), *conditions).order_by(MemoryRow.expires_us).limit(most)
+    query = (
+        sa.select(*columns).where(has_expired(MemoryRow, now), *conditions).order_by(MemoryRow.expires_us).limit(most)
+    )
     rows = connection.execute(query).all()
     if not rows:
         return []
@@ -72,5 +72,5 @@ def make_way(connection: sa.Connection, space_id: int, items: Sequence[Checked],
 def in_session_of(connection: sa.Connection, stream_key: int, now: int) -> bool:
     """Whether a memory has expired that a stream was encoded from."""
     session = sa.select(StreamRow.session_id).where(StreamRow.id == stream_key).scalar_subquery()
-    found = sa.select(MemoryRow.id).where(has_expired(now), MemoryRow.session_id == session).limit(1)
+    found = sa.select(MemoryRow.id).where(has_expired(MemoryRow, now), MemoryRow.session_id == session).limit(1)
     return connection.scalar(found) is not None

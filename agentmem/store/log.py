@@ -16,7 +16,7 @@ from agentmem.errors import Conflict, InvalidInput
 from agentmem.records import LogEntry, Scope
 from agentmem.store.inputs import check_expiry, check_int, check_json, from_us, now_us
 from agentmem.store.log_keys import Key, Segment, below, check_key, decode, encode, number_below
-from agentmem.store.places import AnyRow, find_place, make_space, space_of
+from agentmem.store.places import AnyRow, find_place, has_expired, make_space, not_expired, space_of
 from agentmem.store.retry import retried
 from agentmem.store.schema import LogRow
 
@@ -90,7 +90,9 @@ class ScopedLog:
             place = find_place(connection, self.scope)
             if place is None:
                 return [None] * len(wanted)
-            query = sa.select(LogRow).where(LogRow.space_id == place.space_id, LogRow.key.in_(wanted), _there(now_us()))
+            query = sa.select(LogRow).where(
+                LogRow.space_id == place.space_id, LogRow.key.in_(wanted), not_expired(LogRow, now_us())
+            )
             found = {row.key: _entry(row) for row in connection.execute(query)}
         return [found.get(key) for key in wanted]
 
@@ -117,7 +119,7 @@ class ScopedLog:
             InvalidInput: a prefix, key or limit that cannot be used.
         """
         begin, end = below(check_key(prefix, "prefix", least=0))
-        conditions = [LogRow.key >= begin, LogRow.key < end, _there(now_us())]
+        conditions = [LogRow.key >= begin, LogRow.key < end, not_expired(LogRow, now_us())]
         if after is not None:
             conditions.append(LogRow.key > encode(check_key(after, "after")))
         if before is not None:
@@ -188,16 +190,11 @@ class ScopedLog:
             place = find_place(connection, self.scope)
             space_id = make_space(connection, self.scope, now) if place is None else place.space_id
             mine = LogRow.space_id == space_id
-            expired = connection.execute(sa.delete(LogRow).where(mine, has_expired(now))).rowcount
+            expired = connection.execute(sa.delete(LogRow).where(mine, has_expired(LogRow, now))).rowcount
             made = [_apply(connection, space_id, step, now) for step in steps]
         gone = expired or any(isinstance(step, Delete) for step in changes)
         self._store.finish_erasure(wait=0.0, due=bool(gone))
         return made
-
-
-def has_expired(now: int) -> sa.ColumnElement[bool]:
-    """What an entry's row must fulfil to have expired."""
-    return sa.and_(LogRow.expires_us.is_not(None), LogRow.expires_us <= now)
 
 
 @dataclass(frozen=True)
@@ -254,10 +251,6 @@ def _next(connection: sa.Connection, space_id: int, prefix: Key) -> bytes:
     last = connection.scalar(sa.select(LogRow.key).where(*mine).order_by(LogRow.key.desc()).limit(1))
     number = 0 if last is None else int(decode(last)[len(prefix)]) + 1
     return encode(check_key((*prefix, number)))
-
-
-def _there(now: int) -> sa.ColumnElement[bool]:
-    return sa.or_(LogRow.expires_us.is_(None), LogRow.expires_us > now)
 
 
 def _entry(row: AnyRow) -> LogEntry:

@@ -11,10 +11,12 @@ from agentmem.records import Scope
 from agentmem.store.dialects import on_postgres, search_engine
 from agentmem.store.inputs import now_us
 from agentmem.store.postgres import isolation
-from agentmem.store.schema import MemoryRow, SessionRow, Space, StreamRow
+from agentmem.store.schema import LogRow, MemoryRow, SessionRow, Space, StreamRow
 
 AnyRow = sa.Row[*tuple[Any, ...]]
 """A row whose columns the reader knows."""
+Dated = type[MemoryRow] | type[LogRow]
+"""A table whose rows may have a date of expiry."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Place:
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """What a memory row must fulfil to belong to the scope, and not to have expired."""
-        return [*self.rows(), not_expired(self.now_us)]
+        return [*self.rows(), not_expired(MemoryRow, self.now_us)]
 
     def rows(self) -> list[sa.ColumnElement[bool]]:
         """What a memory row must fulfil to belong to the scope, expired ones included. Only for erasing them."""
@@ -52,9 +54,14 @@ def space_of(scope: Scope) -> Scope:
     return Scope(user=scope.user, agent=scope.agent)
 
 
-def not_expired(now: int) -> sa.ColumnElement[bool]:
-    """What a memory row must fulfil to be there."""
-    return sa.or_(MemoryRow.expires_us.is_(None), MemoryRow.expires_us > now)
+def not_expired(table: Dated, now: int) -> sa.ColumnElement[bool]:
+    """What a row of the table must fulfil to be there."""
+    return sa.or_(table.expires_us.is_(None), table.expires_us > now)
+
+
+def has_expired(table: Dated, now: int) -> sa.ColumnElement[bool]:
+    """What a row of the table must fulfil to be there no more."""
+    return sa.and_(table.expires_us.is_not(None), table.expires_us <= now)
 
 
 def see_all(connection: sa.Connection) -> None:

@@ -24,7 +24,7 @@ from agentmem.store.hot import HotTier
 from agentmem.store.inputs import EmbedderId, Vector, check_int, check_vector, from_us, now_us, text_digest
 from agentmem.store.objects import PayloadObjects
 from agentmem.store.payloads import ORPHAN_AGE, PayloadFiles
-from agentmem.store.places import find_place, not_expired, see_all
+from agentmem.store.places import find_place, has_expired, not_expired, see_all
 from agentmem.store.postgres.engine import PostgresDatabase, is_postgres
 from agentmem.store.retry import retried
 from agentmem.store.rows import SLICE
@@ -173,7 +173,7 @@ class Store:
         self.flush_uses()
         with self.database.read() as connection:
             see_all(connection)
-            return count_up(connection, [not_expired(now_us())], [], self.file_bytes())
+            return count_up(connection, [not_expired(MemoryRow, now_us())], [], self.file_bytes())
 
     @retried
     def evict(self, *, dry_run: bool = False) -> PruneReport:
@@ -231,7 +231,7 @@ class Store:
             Embedding.memory_id == MemoryRow.id, Embedding.model_id == self.model_id
         )
         columns = sa.select(MemoryRow.id, MemoryRow.text, MemoryRow.role, MemoryRow.created_us)
-        wanted = (~done.correlate(MemoryRow).exists(), not_expired(now_us()))
+        wanted = (~done.correlate(MemoryRow).exists(), not_expired(MemoryRow, now_us()))
         query = columns.where(*wanted).order_by(MemoryRow.id).limit(limit)
         with self.database.read() as connection:
             see_all(connection)
@@ -301,7 +301,7 @@ class Store:
         while True:
             with self.database.read() as connection:
                 see_all(connection)
-                left = sa.select(sa.func.count()).select_from(MemoryRow).where(expiry.has_expired(now_us()))
+                left = sa.select(sa.func.count()).select_from(MemoryRow).where(has_expired(MemoryRow, now_us()))
                 n = connection.scalar(left)
             if not n:
                 return total
@@ -313,11 +313,11 @@ class Store:
         """Of the log; each write to a log takes that log's along."""
         with self.database.read() as connection:
             see_all(connection)
-            if connection.scalar(sa.select(LogRow.space_id).where(log.has_expired(now_us())).limit(1)) is None:
+            if connection.scalar(sa.select(LogRow.space_id).where(has_expired(LogRow, now_us())).limit(1)) is None:
                 return
         with self.database.write() as connection:
             see_all(connection)
-            connection.execute(sa.delete(LogRow).where(log.has_expired(now_us())))
+            connection.execute(sa.delete(LogRow).where(has_expired(LogRow, now_us())))
         self.finish_erasure(wait=0.0, due=True)
 
     def _erase_by_space(self, database: PostgresDatabase) -> None:

@@ -18,7 +18,7 @@ from agentmem.errors import InvalidInput, NotFound
 from agentmem.records import Memory, Scope
 from agentmem.store import EvictionPolicy, ScopedMemories, Store, expiry
 from agentmem.store.inputs import now_us
-from agentmem.store.places import see_all
+from agentmem.store.places import has_expired, see_all
 from agentmem.store.schema import MemoryRow
 
 SECRET = "Qvortak hides the zwybrunel under jyxomplar"
@@ -243,8 +243,8 @@ def test_another_process_sees_it_go_at_the_same_moment(ada: ScopedMemories, wher
 
 
 def test_looking_for_expired_ones_is_one_look_into_a_small_index(store: Store, backend: str) -> None:
-    of_all = sa.select(MemoryRow.id).where(expiry.has_expired(now_us())).order_by(MemoryRow.expires_us).limit(9)
-    of_space = sa.select(MemoryRow.id).where(expiry.has_expired(now_us()), MemoryRow.space_id == 1)
+    of_all = sa.select(MemoryRow.id).where(has_expired(MemoryRow, now_us())).order_by(MemoryRow.expires_us).limit(9)
+    of_space = sa.select(MemoryRow.id).where(has_expired(MemoryRow, now_us()), MemoryRow.space_id == 1)
     with store.database.read() as connection:
         for query, name in ((of_all, "ix_memory_expires"), (of_space, "ix_memory_space_expires")):
             text = str(query.compile(connection, compile_kwargs={"literal_binds": True}))

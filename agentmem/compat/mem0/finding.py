@@ -9,6 +9,7 @@ from agentmem.memories import MOST_CHUNKS, Memories
 from agentmem.records import Hit, Memory
 from agentmem.store import EmbedderId
 from agentmem.store.search import fuse
+from agentmem.turns import in_order
 
 PAGE = 500
 """Chunks that are read, or deleted, at once."""
@@ -36,4 +37,4 @@ def newest(memories: Memories, filters: Mapping[str, Any]) -> Iterator[Memory]:
 
 def chunks_of(memories: Memories, turn: str) -> list[Memory]:
     """The chunks of a turn, in order; none when it is not there."""
-    return sorted(memories.list(turns=[turn], limit=MOST_CHUNKS), key=lambda chunk: chunk.chunk_no)
+    return in_order(memories.list(turns=[turn], limit=MOST_CHUNKS))
