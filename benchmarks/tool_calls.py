@@ -2,9 +2,10 @@
 
 Tools whose names and arguments were held out of training are offered, one to four at once, and asked for in words; the
 values are held out, too. Every case is a conversation of its own through ``MemoryLLM``, decoded greedily as users get
-it. A call is right when it is the only one, of the right tool, and every argument is exactly what was said. The tool's
-result is then handed back (behind the right call, where the model's own was wrong), and the answer has to hold it, word
-for word, and to call nothing.
+it. A call is right when it is the only one, of the right tool, and every argument is exactly what was said. Arguments
+are counted, too: one that nobody gave is wrong, and so are all of a call of another tool. The tool's result is then
+handed back (behind the right call, where the model's own was wrong), and the answer has to hold it, word for word, and
+to call nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from benchmarks.machine import console
 KINDS = ("no argument", "one argument", "two arguments", "three or more", "numbers only", "with a choice")
 TALKS = ("remark", "told", "asked")
 OTHERS = (
+    "each argument",
     "two calls",
     "required",
     "answer with the result",
@@ -98,6 +100,13 @@ def same(calls: Sequence[ToolCall], wanted: ToolCall) -> bool:
     return [(one.name, one.arguments) for one in calls] == [(wanted.name, wanted.arguments)]
 
 
+def arguments_of(calls: Sequence[ToolCall], wanted: ToolCall) -> list[bool]:
+    """Of each argument that was wanted or given, whether it is right."""
+    given = calls[0].arguments if len(calls) == 1 and calls[0].name == wanted.name else {}
+    meant = wanted.arguments
+    return [key in given and key in meant and given[key] == meant[key] for key in {**meant, **given}]
+
+
 def play(llm: MemoryLLM, case: Case, user: str, choice: str) -> Iterator[tuple[str, bool, str]]:
     """What is judged of one case: name of the figure, whether it was right, and what was said."""
     conversation = llm.conversation(user=user)
@@ -107,6 +116,8 @@ def play(llm: MemoryLLM, case: Case, user: str, choice: str) -> Iterator[tuple[s
         reply = conversation.chat(turns, tools=list(case.tools), tool_choice=choice)
         good = same(reply.tool_calls, wanted)
         right = right and good
+        if choice == "auto" and len(case.calls) == 1:
+            yield from (("each argument", one, reply.message.text) for one in arguments_of(reply.tool_calls, wanted))
         said.append(reply.message.text)
         made = reply.message if good else Message(role=Role.ASSISTANT, content="", tool_calls=(wanted,))
         turns += [made, Message(role=Role.TOOL, content=result, tool_call_id=made.tool_calls[0].id)]

@@ -12,7 +12,7 @@ from agentmem import ToolCall
 from agentmem.tools import check_tools
 from agentmem.training.values import is_heldout
 from benchmarks import report, tool_calls
-from benchmarks.tool_calls import KINDS, OTHERS, cases, same
+from benchmarks.tool_calls import KINDS, OTHERS, arguments_of, cases, same
 
 
 def test_cases_are_held_out_and_the_same_each_time() -> None:
@@ -40,6 +40,15 @@ def test_a_call_is_right_in_everything_or_wrong() -> None:
     assert not same([], wanted)
 
 
+def test_of_each_argument_it_is_known_whether_it_is_right() -> None:
+    wanted = ToolCall(name="f", arguments={"a": 1, "b": "x"})
+    assert arguments_of([wanted], wanted) == [True, True]
+    assert arguments_of([ToolCall(name="f", arguments={"a": 1, "b": "y", "c": None})], wanted) == [True, False, False]
+    assert arguments_of([ToolCall(name="g", arguments=wanted.arguments)], wanted) == [False, False]
+    assert arguments_of([wanted, wanted], wanted) == arguments_of([], wanted) == [False, False]
+    assert arguments_of([ToolCall(name="f", arguments={})], ToolCall(name="f", arguments={})) == []
+
+
 def test_the_bundled_model_calls_tools_that_it_never_saw(tmp_path: Path) -> None:
     """The same figures as in RESULTS.md, of fewer cases: floors that lie below their intervals."""
     app, out = typer.Typer(), tmp_path / "tool_calls.json"
@@ -52,4 +61,5 @@ def test_the_bundled_model_calls_tools_that_it_never_saw(tmp_path: Path) -> None
     assert rates["all calls"]["n"] == 4 * len(KINDS)
     assert rates["all calls"]["rate"] >= 0.75
     assert rates["answer with the result"]["rate"] >= 0.8
+    assert rates["each argument"]["rate"] >= 0.8
     assert "all calls | " in report.tool_calls(found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
 
 import pytest
 from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
@@ -59,21 +58,20 @@ def test_openai_agents_sends_only_what_is_new(server: Running, llm: MemoryLLM) -
 def test_openai_agents_calls_tools(server: Running, kind: type, llm: MemoryLLM) -> None:
     called = []
 
-    # The bundled model was not trained to call tools: in a text of its own it does not know where to end.
     @function_tool
-    def weather(city: Literal["Oslo", "Rome"]) -> str:
+    def weather(city: str) -> str:
         """The weather in a city."""
         called.append(city)
         return "sunny"
 
     async def talk() -> str:
         async with client(server, f"agents {kind.__name__}") as openai:
-            settings = AgentSettings(tool_choice="weather", max_tokens=64)
+            settings = AgentSettings(max_tokens=64)
             agent = Agent(name="a", model=kind("bundled", openai), tools=[weather], model_settings=settings)
             return (await Runner.run(agent, "What is the weather in Oslo?")).final_output
 
-    assert isinstance(asyncio.run(talk()), str)
-    assert len(called) == 1
+    assert "sunny" in asyncio.run(talk())
+    assert called == ["Oslo"]
     assert "sunny" in texts(llm, f"agents {kind.__name__}")
 
 

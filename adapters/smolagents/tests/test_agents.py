@@ -131,7 +131,7 @@ def test_options_are_heard(llm: MemoryLLM) -> None:
 def test_code_runs_step_by_step(llm: MemoryLLM, stream: bool) -> None:
     asked: list[str] = []
     weather = Weather(lambda city: asked.append(city) or f"It rains in {city}.")
-    forms = [code(r"rain = weather\(city='(Lisbon|Oslo)'\)"), code(r"final_answer\((rain|rain.upper\(\))\)")]
+    forms = [code(r"rain = weather\(city='(Lisbon|Oslo)'\)"), code(r"final_answer\((rain|rain\.upper\(\))\)")]
     model = Stepwise(llm, forms, user="ada")
     agent = code_agent(model, weather, use_structured_outputs_internally=True, stream_outputs=stream)
     answer = agent.run(QUESTION)
