@@ -86,7 +86,15 @@ def draw_value(rng: random.Random, kind: ValueKind, split: Split, choices: tuple
         words = " ".join(value(rng, "word", split) for _ in range(rng.choice([1, 2, 2, 3, 4])))
         return words, words
     word = value(rng, kind, split)
+    if kind in ("place", "name", "word") and split == "train" and rng.random() < 0.06:
+        word = _foreign(rng)
     return word, word
+
+
+def _foreign(rng: random.Random) -> str:
+    """A word of letters that are several bytes each, each of which has to be copied."""
+    first, last = (ord(letter) for letter in rng.choice(("ßÿ", "αω", "ая", "一鿋", "あん", "가힣")))
+    return "".join(chr(rng.randint(first, last)) for _ in range(rng.randint(2, 6)))
 
 
 def number(rng: random.Random, split: Split) -> int:
