@@ -27,7 +27,7 @@ INTEGRATIONS := agno crewai dspy litellm semantic-kernel
 .PHONY: help demo test check test-newest test-oldest test-mem0 test-adapters check-adapters test-integrations conformance docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/core.stamp ## two real processes: one is told facts, a later one remembers them (no download of a model)
 	$(BIN)/agentmem demo
