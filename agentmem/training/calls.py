@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +67,7 @@ class Calls:
     def call(self, made: ToolCall) -> tuple[list[int], list[float], dict[str, int]]:
         """Token ids of a call as the template writes it, their loss weights, and where each key and value begins.
 
-        The name begins at "", a key at ``"key`` and its value at ``key``.
+        The name begins at "", a key at ``"key`` and its value at ``key``; at ``.key`` a number has its point, or ends.
         """
         ids: list[int] = []
         weights: list[float] = []
@@ -92,7 +94,8 @@ class Calls:
             else:
                 put(text('":'), 1.0, FIXED_WEIGHT)
                 begins[key] = len(ids)
-                put(text(f" {json.dumps(value)}"), 1.0, CHOICE_WEIGHT)
+                put(digits := text(f" {json.dumps(value)}"), 1.0, CHOICE_WEIGHT)
+                begins[f".{key}"] = begins[key] + self._point(digits)
         put(text("}}\n</tool_call><|end|>"), FIXED_WEIGHT, CHOICE_WEIGHT)
         return ids, weights, begins
 
@@ -116,7 +119,7 @@ class Calls:
                 if learned[0] and begins:
                     places = self._places(row, errand.turns[last], turn.tool_calls[0])
                     pointers += [
-                        (begun + column - 1, places[what], Look.PART if what else Look.NAME)
+                        (begun + column - 1, places[what], _look(what))
                         for what, column in begins.items()
                         if what in places
                     ]
@@ -136,18 +139,34 @@ class Calls:
     def _places(self, row: Row, request: Message, made: ToolCall) -> dict[str, int]:
         """The columns from which the parts of a call are copied, by what ``call`` names them."""
         text, ids = self._packer.text, [column[0] for column in row.columns]
-        line = _find(ids, text(f"\n{made.name} {{")) + 1
+        line = next(_spots(ids, text(f"\n{made.name} {{")), -1) + 1
         places = {"": line}
         said = text(f"<|user|> {request.content}<|end|>")
-        begun = _find(ids, said)
+        begun = next(_spots(ids, said), -1)
         for key, value in made.arguments.items():
-            places[f'"{key}'] = _find(ids, text(f'"{key}":'), line) + 1
-            words = text(f" {value if isinstance(value, str) else json.dumps(value)}")
-            if self._packer.tokenizer.decode(words[:1]) == " " and isinstance(value, str):
+            places[f'"{key}'] = next(_spots(ids, text(f'"{key}":'), line), -1) + 1
+            spoken = value if isinstance(value, str) else json.dumps(value)
+            words = text(f" {spoken}")
+            if isinstance(value, str) and self.decode(words[:1]) == " ":
                 words = words[1:]
-            if (at := _find(said, words)) >= 0:
-                places[key] = begun + at
+            if (at := self._find(said, words)) < 0:
+                at = self._find(said, words := text(spoken))  # behind a quotation mark or an equals sign
+            if at < 0:
+                continue
+            places[key] = begun + at
+            point = at + self._point(words)
+            if not isinstance(value, str) and self.decode(said[point : point + 1]) == ".":
+                places[f".{key}"] = begun + point + 1
         return places
+
+    def _find(self, said: list[int], words: list[int]) -> int:
+        """Where the words stand last, and not as the beginning of a longer number; -1 where they do not."""
+        ends = ((at, self.decode(said[at + len(words) : at + len(words) + 2])) for at in _spots(said, words))
+        return next((at for at, behind in ends if not re.match(r"\.?\d", behind)), -1)
+
+    def _point(self, number: list[int]) -> int:
+        """Where a number has its point, or ends."""
+        return next((at for at, one in enumerate(number) if self.decode([one]) == "."), len(number))
 
     def _answer(self, turn: Message, offered: bool) -> tuple[list[int], list[float], dict[str, int]]:
         """An assistant's turn, and its weights. A call is learned only where its tool stands in the prompt."""
@@ -169,10 +188,13 @@ class Calls:
         return collate([laid.row for laid in drawn]), [laid.spans for laid in drawn]
 
 
-def _find(ids: list[int], wanted: list[int], start: int = 0) -> int:
-    """Where ``wanted`` stands in ``ids`` last, from ``start`` on; -1 where it does not."""
-    spots = range(len(ids) - len(wanted), start - 1, -1)
-    return next((at for at in spots if ids[at : at + len(wanted)] == wanted), -1)
+def _look(what: str) -> Look:
+    return Look.BEYOND if what.startswith(".") else Look.PART if what else Look.NAME
+
+
+def _spots(ids: list[int], wanted: list[int], start: int = 0) -> Iterator[int]:
+    """Where ``wanted`` stands in ``ids``, from ``start`` on, the last place first."""
+    return (at for at in range(len(ids) - len(wanted), start - 1, -1) if ids[at : at + len(wanted)] == wanted)
 
 
 def _kind(turns: list[Message], number: int) -> str:

@@ -26,6 +26,8 @@ class Look(IntEnum):
     """From before a call's name to that name in the offer."""
     PART = 1
     """From before a key or a value to where it stands in the offer or the request."""
+    BEYOND = 2
+    """From a number to what stands behind the point that follows it: digits, or the end of a sentence."""
 
 
 Pointer = tuple[int, int, int, int]
@@ -55,8 +57,8 @@ class Pointing:
     def loss(self, batch: Batch, pointers: list[Pointer]) -> Tensor:
         """Mean cross-entropy of where heads look, over the pointers: a scalar, in nats.
 
-        For names, of all heads: one head for each tool would be no choice. For keys and values, of the one that looks
-        best. Each kind counts as much as the others, however many there are of it.
+        For names, of all heads: one head for each tool would be no choice. Else of the one that looks best. Each kind
+        counts as much as the others, however many there are of it.
         """
         each = []
         for what in Look:
