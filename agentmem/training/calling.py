@@ -152,9 +152,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the model, its tokenizer and the checkpoint.")] = Path(
         "runs/calling"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 1200,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of dialogues with tools a step.")] = 2800,
-    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps in all.")] = 4900,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of dialogues with tools a step.")] = 3500,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.2e-3,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     utterances: Annotated[Path | None, typer.Option(help="sgd_text.jsonl.gz: remarks, as before.")] = None,
     book: Annotated[list[Path] | None, typer.Option(help="Long text to hide keys in (.txt or .txt.xz).")] = None,
