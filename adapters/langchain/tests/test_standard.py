@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from langchain_core.language_models import BaseChatModel
 from langchain_tests.integration_tests import ChatModelIntegrationTests, RetrieversIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
@@ -39,7 +40,10 @@ class Model:
 class TestUnit(Model, ChatModelUnitTests): ...
 
 
-class TestIntegration(Model, ChatModelIntegrationTests): ...
+class TestIntegration(Model, ChatModelIntegrationTests):
+    @pytest.mark.xfail(reason="the bundled model does not copy Chinese: its tokens are single bytes of it", strict=True)
+    def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:
+        super().test_unicode_tool_call_integration(model)
 
 
 class TestRetriever(Model, RetrieversIntegrationTests):
