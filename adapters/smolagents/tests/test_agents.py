@@ -248,7 +248,8 @@ def test_a_result_longer_than_the_window_is_memory(llm: MemoryLLM) -> None:
     long = "\n".join(f"Drawer {number} holds the keys of house {number}." for number in range(200))
     agent = tool_agent(Stepwise(llm, [call("weather")], user="ada"), Weather(lambda city: long))
     assert agent.run(QUESTION)
-    assert "".join(text for role, text in stored(llm) if role == "tool") == long
+    kept = "".join(text for role, text in stored(llm) if role == "tool")
+    assert kept.startswith(long)  # behind it, what smolagents says of an answer that it cannot use
 
 
 def test_a_tool_that_fails_is_told(llm: MemoryLLM) -> None:
