@@ -201,7 +201,7 @@ async def test_memory_is_preloaded(llm: MemoryLLM, service: AgentMemMemoryServic
 async def test_memory_is_loaded_by_the_model(llm: MemoryLLM, service: AgentMemMemoryService) -> None:
     await service.add_session_to_memory(session(event(TOLD)))
     bot = Bot(make_agent(llm, LoadMemoryTool(), remember=False), service)
-    events = [one async for one in bot.events("ada", "Load the memory about my dog.", "tuesday")]
+    events = [one async for one in bot.events("ada", "Load the memory for dog.", "tuesday")]
     (response,) = events[1].get_function_responses()
     assert response.name == "load_memory"
     assert TOLD in str(response.response)

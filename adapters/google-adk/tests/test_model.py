@@ -140,9 +140,14 @@ async def test_a_streaming_agent_with_a_tool(llm: MemoryLLM) -> None:
 
 
 async def test_an_agent_hands_over_to_another(llm: MemoryLLM) -> None:
+    def hand_over(callback_context: Any, llm_request: LlmRequest) -> None:
+        """Force it: ADK describes how in 200 words, which is more than the bundled model can read."""
+        calling = types.FunctionCallingConfig(mode="ANY", allowed_function_names=["transfer_to_agent"])
+        llm_request.config.tool_config = types.ToolConfig(function_calling_config=calling)
+
     short = {"generate_content_config": types.GenerateContentConfig(max_output_tokens=60)}  # what ADK says is long
     second = LlmAgent(name="second", model=AgentMemLlm(llm=llm), description="Knows dogs.", **short)
-    bot = Bot(make_agent(llm, sub_agents=[second], **short))
+    bot = Bot(make_agent(llm, before_model_callback=hand_over, sub_agents=[second], **short))
     events = [one async for one in bot.events("ada", "I want to talk to second.", "monday")]
     assert events[-1].author == "second"
     assert words(events[-1])
