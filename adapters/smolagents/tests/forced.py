@@ -1,4 +1,4 @@
-"""The bundled model was not trained to choose tools nor to write code: what it has to do first, the tests say."""
+"""What tests need to happen first, they force: broken calls, and code, which the bundled model does not write."""
 
 from __future__ import annotations
 
