@@ -12,9 +12,9 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -155,6 +155,30 @@ def save_checkpoint(folder: Path, model: LlamaForCausalLM, optimizers: Optimizer
     (folder / "progress.json").write_text(json.dumps({"step": step}))
 
 
+def begin(
+    folder: Path, fresh: Callable[[], LlamaForCausalLM], matrix_rate: float, other_rate: float
+) -> tuple[LlamaForCausalLM, Optimizers, int]:
+    """Model, optimizers and first step of a training: those of the folder's checkpoint, or fresh ones and 0."""
+    progress, first = folder / "progress.json", 0
+    if progress.exists():
+        first = json.loads(progress.read_text())["step"]
+        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    else:
+        model = fresh()
+    model.set_attn_implementation("sdpa")
+    optimizers = Optimizers(model, matrix_rate, other_rate)
+    if first:
+        optimizers.restore(load_file(folder / "optimizer.safetensors"))
+    return model, optimizers, first
+
+
+def write_line(folder: Path, line: dict[str, Any], console: Console) -> None:
+    """Add a line to the folder's log, and show it."""
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    console.print(json.dumps(line), soft_wrap=True)
+
+
 def report(model: LlamaForCausalLM, packer: Packer) -> dict[str, float]:
     """Held-out exactness of every kind of question."""
     model.eval()
@@ -192,17 +216,8 @@ def train(
     if not (out / "tokenizer.json").exists():
         train_tokenizer(said, out)
     packer = Packer(PreTrainedTokenizerFast.from_pretrained(out))
-    first = 0
-    if (out / "progress.json").exists():
-        first = json.loads((out / "progress.json").read_text())["step"]
-        model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
-    else:
-        model = LlamaForCausalLM(CONFIG)
-    model.set_attn_implementation("sdpa")
+    model, optimizers, first = begin(out, lambda: LlamaForCausalLM(CONFIG), matrix_rate, other_rate)
     model.train()
-    optimizers = Optimizers(model, matrix_rate, other_rate)
-    if first:
-        optimizers.restore(load_file(out / "optimizer.safetensors"))
     began, tokens = time.monotonic(), 0
     for step in steps_of(first, steps, console):
         batch = batch_at(step, packer, said, rows)
@@ -215,9 +230,7 @@ def train(
             save_checkpoint(out, model, optimizers, step + 1)
             line = {"step": step + 1, "loss": round(loss.item(), 4), **report(model, packer)}
             line |= {"minutes": round((time.monotonic() - began) / 60, 1), "tokens": tokens}
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            console.print(json.dumps(line), soft_wrap=True)
+            write_line(out, line, console)
 
 
 if __name__ == "__main__":

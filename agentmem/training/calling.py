@@ -7,12 +7,12 @@ Seeds are fixed by step; run again to resume.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerF
 
 from agentmem.model.local import LocalModel
 from agentmem.training.batches import Batch, Packer, collate
-from agentmem.training.bundled import SEED, Optimizers, batch_at, loss_of, report, save_checkpoint, steps_of
+from agentmem.training.bundled import SEED, batch_at, begin, loss_of, report, save_checkpoint, steps_of, write_line
 from agentmem.training.calls import Calls, Laid, Span
 from agentmem.training.chat_template import CHAT_TEMPLATE
 from agentmem.training.errands import draw_errand
@@ -166,22 +166,16 @@ def train(
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
     said = load_utterances(utterances) if utterances else []
-    resumed = (out / "progress.json").exists()
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(out if resumed else base)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(out)
     packer = Packer(tokenizer)
     calls = Calls(packer)
     passkeys = Passkeys(packer, [read_text(path) for path in book or []], [remark for remark, _ in said])
-    model = LlamaForCausalLM.from_pretrained(out if resumed else base, dtype=torch.float32)
-    model.set_attn_implementation("sdpa")
+    fresh = partial(LlamaForCausalLM.from_pretrained, base, dtype=torch.float32)
+    model, optimizers, first = begin(out, fresh, rate, rate)
     local = LocalModel(model, tokenizer)
     model.train()
-    optimizers = Optimizers(model, rate, rate)
-    first = 0
-    if resumed:
-        first = json.loads((out / "progress.json").read_text())["step"]
-        optimizers.restore(load_file(out / "optimizer.safetensors"))
     errands = Errands(calls, said, tokens)
     began, seen = time.monotonic(), 0
     average = Average(model, load_file(out / AVERAGE / "model.safetensors") if (out / AVERAGE).exists() else {})
@@ -208,10 +202,8 @@ def train(
                 turns, wrong = exact_turns(average.model, calls)
             line |= turns | report(average.model, packer)
             line |= {"minutes": round((time.monotonic() - began) / 60, 1), "tokens": seen}
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
             (out / "wrong.txt").write_text("\n".join(wrong) + "\n", encoding="utf-8")
-            console.print(json.dumps(line), soft_wrap=True)
+            write_line(out, line, console)
 
 
 if __name__ == "__main__":

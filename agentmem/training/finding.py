@@ -7,23 +7,22 @@ forgotten. Seeds are fixed by step; run again to resume.
 
 from __future__ import annotations
 
-import json
 import lzma
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
-from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agentmem.model.attention import attached
 from agentmem.model.local import LocalModel
 from agentmem.training.batches import Batch, Packer, collate
-from agentmem.training.bundled import SEED, Optimizers, batch_at, loss_of, report, save_checkpoint, steps_of
+from agentmem.training.bundled import SEED, batch_at, begin, loss_of, report, save_checkpoint, steps_of, write_line
 from agentmem.training.far import FromAfar, finding_loss
 from agentmem.training.passkey import Hidden, Passkeys
 from agentmem.training.smalltalk import load_utterances
@@ -116,16 +115,10 @@ def train(
     tokenizer.save_pretrained(out)
     packer = Packer(tokenizer)
     passkeys = Passkeys(packer, [read_text(path) for path in book or ()], [remark for remark, _ in said])
-    resumed = (out / "progress.json").exists()
-    model = LlamaForCausalLM.from_pretrained(out if resumed else base, dtype=torch.float32)
-    model.set_attn_implementation("sdpa")
+    fresh = partial(LlamaForCausalLM.from_pretrained, base, dtype=torch.float32)
+    model, optimizers, first = begin(out, fresh, rate, rate)
     local = LocalModel(model, tokenizer)
     model.train()
-    optimizers = Optimizers(model, rate, rate)
-    first = 0
-    if resumed:
-        first = json.loads((out / "progress.json").read_text())["step"]
-        optimizers.restore(load_file(out / "optimizer.safetensors"))
     began = time.monotonic()
     for step in steps_of(first, steps, console):
         losses = {"text": text_loss(step, local, passkeys)}
@@ -137,9 +130,7 @@ def train(
             save_checkpoint(out, model, optimizers, step + 1)
             line = {"step": step + 1} | {name: round(loss.item(), 4) for name, loss in losses.items()}
             line |= report(model, packer) | {"minutes": round((time.monotonic() - began) / 60, 1)}
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            console.print(json.dumps(line), soft_wrap=True)
+            write_line(out, line, console)
 
 
 def read_text(path: Path) -> str:

@@ -7,7 +7,6 @@ step, so a resumed run sees the same data.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from agentmem.training.bundled import Optimizers, save_checkpoint, steps_of
+from agentmem.training.bundled import begin, save_checkpoint, steps_of, write_line
 from agentmem.training.texts import read_documents
 from agentmem.training.tokenizer import SPECIAL, train_bpe
 
@@ -146,17 +144,8 @@ def train(
         train_bpe((line for document in documents for line in document.text.splitlines()), VOCABULARY, out)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     texts = [tokenizer.encode(document.text, add_special_tokens=False) for document in documents]
-    first = 0
-    if (out / "progress.json").exists():
-        first = json.loads((out / "progress.json").read_text())["step"]
-        model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
-    else:
-        model = LlamaForCausalLM(CONFIG)
-    model.set_attn_implementation("sdpa")
+    model, optimizers, first = begin(out, lambda: LlamaForCausalLM(CONFIG), rate, rate)
     model.train()
-    optimizers = Optimizers(model, rate, rate)
-    if first:
-        optimizers.restore(load_file(out / "optimizer.safetensors"))
     began, losses = time.monotonic(), list[list[float]]()
     for step in steps_of(first, steps, console):
         of_step = [loss_of(model, batch) for batch in batches_at(step, texts, rows, warm_up)]
@@ -167,9 +156,7 @@ def train(
             loss = [round(sum(column) / len(column), 4) for column in zip(*losses, strict=False)]
             line = {"step": step + 1, "loss": loss, "minutes": round((time.monotonic() - began) / 60, 1)}
             losses.clear()
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            console.print(json.dumps(line), soft_wrap=True)
+            write_line(out, line, console)
 
 
 if __name__ == "__main__":
