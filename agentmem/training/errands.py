@@ -219,7 +219,7 @@ def _spare(rng: random.Random, split: Split) -> Errand:
     tools = draw_tools(rng, rng.choice([1, 2]), split)
     tool = rng.choice(tools)
     keys = tuple(replace(a, required=False) for a in draw_arguments(rng, rng.choice([1, 1, 2, 2, 3]), split))
-    spare = replace(tool, arguments=keys, style="do" if tool.style == "sum" else tool.style)
+    spare = replace(tool, arguments=keys, style="do" if tool.style in ("sum", "hand") else tool.style)
     request = draw_request(rng, spare, split)
     offered = [spare if one is tool else one for one in tools]
     return Errand([one.openai() for one in offered], [], [user(request.said), call(tool.name, request.arguments)])
