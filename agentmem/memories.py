@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -81,12 +81,25 @@ class Memories:
         return there if whole else None  # the store refuses what differs, and adds what was evicted
 
     def search(
-        self, text: str, *, top_k: int = 8, threshold: float | None = None, explain: bool = False, **filters: Any
+        self,
+        text: str,
+        *,
+        top_k: int = 8,
+        threshold: float | None = None,
+        explain: bool = False,
+        exclude: Iterable[str] = (),
+        **filters: Any,
     ) -> list[Hit]:
-        """Hybrid search; ``filters`` as in ``list``. ``threshold`` None: the best top_k, whatever their score."""
+        """Hybrid search; ``filters`` as in ``list``. ``threshold`` None: the best top_k, whatever their score.
+
+        ``exclude``: what is not wanted, since the prompt has it already, say: ids of memories, or the ``id`` of a text as
+        given to ``add``, which stands for all its chunks.
+        """
         check_text(text, "query")
         vector = self._writer.embedder.embed([text])[0]
-        return self._handle.search(text, vector, top_k=top_k, threshold=threshold, explain=explain, **filters)
+        return self._handle.search(
+            text, vector, top_k=top_k, threshold=threshold, explain=explain, exclude=exclude, **filters
+        )
 
     def list(self, *, sort: str = "-created_at", limit: int = 50, offset: int = 0, **filters: Any) -> list[Memory]:
         """Memories in order.

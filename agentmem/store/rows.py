@@ -234,3 +234,13 @@ def keys_of(connection: sa.Connection, place: Place, ids: Iterable[str]) -> dict
         rows = connection.execute(sa.select(*columns).where(*place.conditions(), MemoryRow.uid.in_(some)))
         found.update({row.uid: row for row in rows})
     return found
+
+
+def keys_under(connection: sa.Connection, place: Place, ids: Sequence[str]) -> set[int]:
+    """Row ids of the memories that have these ids, and of all that were cut from turns that have them."""
+    found = {row.id for row in keys_of(connection, place, ids).values()}
+    for start in range(0, len(ids), SLICE):
+        turns = sa.select(Turn.id).where(Turn.space_id == place.space_id, Turn.uid.in_(ids[start : start + SLICE]))
+        cut = sa.select(MemoryRow.id).where(*place.conditions(), MemoryRow.turn_id.in_(turns))
+        found.update(connection.scalars(cut))
+    return found

@@ -29,7 +29,16 @@ from agentmem.store.inputs import (
 from agentmem.store.payloads import LoadedKV
 from agentmem.store.places import AnyRow, Place, find_place, space_of
 from agentmem.store.retry import retried
-from agentmem.store.rows import Filters, filter_conditions, keys_of, memories_of, order_by, select_rows, to_memories
+from agentmem.store.rows import (
+    Filters,
+    filter_conditions,
+    keys_of,
+    keys_under,
+    memories_of,
+    order_by,
+    select_rows,
+    to_memories,
+)
 from agentmem.store.schema import EventRow, MemoryRow
 from agentmem.store.stats import count_up
 from agentmem.store.streams import StoredStream
@@ -293,7 +302,7 @@ class ScopedMemories:
             top_k: most hits.
             threshold: least score of a hit; None for no limit.
             explain: give every hit its scores.
-            exclude: ids not wanted, such as those in the context already.
+            exclude: ids of memories, or of turns with all their chunks, such as those in the context already.
             filters: as in ``list``.
         """
         if not isinstance(text, str):
@@ -310,8 +319,7 @@ class ScopedMemories:
             place = find_place(connection, self.scope)
             if place is None:
                 return []
-            gone = {row.id for row in keys_of(connection, place, unwanted).values()}
-            gone |= expiry.expired_keys(connection, place.space_id, now)
+            gone = keys_under(connection, place, unwanted) | expiry.expired_keys(connection, place.space_id, now)
             found = search.search(
                 connection,
                 place,

@@ -95,6 +95,20 @@ def test_threshold_top_k_and_exclude(facts: ScopedMemories) -> None:
     assert set(ids(without)) == set(ids(hits)[1:])
 
 
+def test_a_turn_is_excluded_with_all_its_chunks_and_only_in_its_scope(store: Store) -> None:
+    for scope in (ADA, BOB):
+        handle = store.scope(scope)
+        handle.add([new(f"soup {number}", "said", id=f"said-{number}", chunk_no=number) for number in range(3)])
+        handle.add([new("soup of others", "heard", id="heard-0")])
+    ada = store.scope(ADA)
+    hits = ada.search("soup", embed("soup"), threshold=None, exclude=["said", "unknown"])
+    assert ids(hits) == ["heard-0"]
+    assert set(ids(ada.search("soup", embed("soup"), threshold=None, exclude=["said-1", "heard"]))) == {
+        "said-0",
+        "said-2",
+    }
+
+
 @pytest.mark.sqlite  # whose vec0 has such a limit
 def test_more_exclusions_than_the_index_returns(ada: ScopedMemories) -> None:
     ada.add([new(f"apple {number}", id=str(number)) for number in range(4200)])

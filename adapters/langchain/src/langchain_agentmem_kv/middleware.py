@@ -62,8 +62,8 @@ class AgentMemMiddleware(AgentMiddleware):
         if not question.strip():
             return request
         shown = {_id(message) for message in request.messages}
-        hits = self._memories.search(question, top_k=self._k + len(shown), threshold=self._threshold)
-        lines = _lines([hit.memory.text for hit in hits if hit.memory.turn not in shown][: self._k])
+        hits = self._memories.search(question, top_k=self._k, threshold=self._threshold, exclude=shown)
+        lines = _lines([hit.memory.text for hit in hits])
         if not lines:
             return request
         head = [request.system_message.text] if request.system_message else []

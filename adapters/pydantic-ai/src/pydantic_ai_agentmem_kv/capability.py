@@ -66,10 +66,9 @@ class AgentMemCapability(AbstractCapability[Any]):
     def _recalled(self, question: str, messages: Sequence[ModelMessage]) -> str:
         shown = {id for _, _, id in _turns(messages)}
         hits = self.llm.memories(user=self.user, agent=self.agent).search(
-            question, top_k=self.k + len(shown), threshold=self.threshold
+            question, top_k=self.k, threshold=self.threshold, exclude=shown
         )
-        texts = [hit.memory.text.strip() for hit in hits if hit.memory.turn not in shown]
-        return "\n".join(f"- {text}" for text in texts[: self.k])
+        return "\n".join(f"- {hit.memory.text.strip()}" for hit in hits)
 
     def _remember(self, messages: Sequence[ModelMessage]) -> None:
         memories = self.llm.memories(user=self.user, agent=self.agent)
