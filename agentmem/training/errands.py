@@ -11,6 +11,7 @@ import random
 import re
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from itertools import pairwise
 from typing import Any
 
 from agentmem.records import Message, Role, ToolCall
@@ -140,11 +141,13 @@ def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Sp
         return _final(rng, utterances, split)
     if kind < 0.19:
         return _form(rng, split)
-    if kind < 0.25:
+    if kind < 0.23:
+        return _pair(rng, split)
+    if kind < 0.35:
         return _spare(rng, split)
-    if kind < 0.3:
+    if kind < 0.43:
         return _choice(rng, split)
-    if kind < 0.49:
+    if kind < 0.62:
         return _idle(rng, utterances, split)
     remarks = [said for said, _ in rng.sample(utterances, min(3, len(utterances)))]
     tools = draw_tools(rng, rng.choice([1, 2, 2, 2, 3, 3, 4]), split)
@@ -192,14 +195,17 @@ def _idle(rng: random.Random, utterances: list[tuple[str, str]], split: Split) -
 
 
 def _choice(rng: random.Random, split: Split) -> Errand:
-    """Several tools without arguments, each asked for in few words: the densest lesson in choosing one."""
+    """Several tools without arguments, one or two asked for in few words: the densest lesson in choosing one."""
     tools = [
         replace(tool, arguments=(), described=tool.described if rng.random() < 0.4 else "")
         for tool in draw_tools(rng, rng.randint(2, 5), split)
     ]
-    tool = rng.choice(tools)
-    request = draw_choice(rng, tool) if rng.random() < 0.7 else draw_request(rng, tool, split)
-    return Errand([tool.openai() for tool in tools], [], [user(request.said), call(tool.name, {})])
+    wanted = rng.sample(tools, rng.choice([1, 2]))
+    requests = [draw_choice(rng, tool) if rng.random() < 0.7 else draw_request(rng, tool, split) for tool in wanted]
+    turns = [user(_joined(rng, requests)), call(wanted[0].name, {})]
+    for before, tool in pairwise(requests):
+        turns += [result(draw_result(rng, before, split, [])), call(tool.tool.name, {})]
+    return Errand([tool.openai() for tool in tools], [], turns)
 
 
 def _form(rng: random.Random, split: Split) -> Errand:
@@ -214,12 +220,26 @@ def _form(rng: random.Random, split: Split) -> Errand:
     return Errand([tool.openai()], [], [user(request.said), call(tool.name, request.arguments)])
 
 
+def _pair(rng: random.Random, split: Split) -> Errand:
+    """Two numbers that nothing but their order tells apart: the densest lesson in taking each one once."""
+    while (tool := draw_tools(rng, 1, split)[0]).style != "sum":
+        continue
+    first, second = draw_arguments(rng, 2, split, NUMBERS)
+    kind = tool.arguments[0].kind
+    tool = replace(tool, arguments=tuple(Argument(key, kind, ()) for key in (first.key, second.key)), described="")
+    request = draw_request(rng, tool, split)
+    return Errand([tool.openai()], [], [user(request.said), call(tool.name, request.arguments)])
+
+
 def _spare(rng: random.Random, split: Split) -> Errand:
-    """A tool whose arguments need not be given, and mostly are not: the densest lesson in leaving one out."""
+    """A tool whose arguments need not all be given, and often are not: the densest lesson in leaving one out."""
     tools = draw_tools(rng, rng.choice([1, 2]), split)
     tool = rng.choice(tools)
-    keys = tuple(replace(a, required=False) for a in draw_arguments(rng, rng.choice([1, 1, 2, 2, 3]), split))
-    spare = replace(tool, arguments=keys, style="do" if tool.style in ("sum", "hand") else tool.style)
+    needed = rng.choice([0, 0, 0.4, 0.8])
+    keys = draw_arguments(rng, rng.choice([1, 1, 2, 2, 3, 3, 4, 5]), split)
+    keys = [replace(a, required=rng.random() < needed) for a in keys]
+    style = "do" if tool.style in ("sum", "hand") else tool.style
+    spare = replace(tool, arguments=tuple(keys), style=style)
     request = draw_request(rng, spare, split)
     offered = [spare if one is tool else one for one in tools]
     return Errand([one.openai() for one in offered], [], [user(request.said), call(tool.name, request.arguments)])
@@ -230,16 +250,21 @@ def _exchange(
 ) -> list[Message]:
     """A request or two in one turn, the calls, one at a time, with their results, and the answer."""
     requests = [draw_request(rng, tool, split, owner.stand) for tool in _some(rng, tools)]
+    turns, results = [user(_joined(rng, requests))], []
+    for request in requests:
+        results.append(draw_result(rng, request, split, remarks))
+        turns += [call(request.tool.name, request.arguments), result(results[-1])]
+    return [*turns, reply(told(results))]
+
+
+def _joined(rng: random.Random, requests: list[Request]) -> str:
+    """All that is asked for in one turn."""
     said = requests[0].said
     for more in requests[1:]:
         joint = rng.choice(_JOINTS)
         second = more.said if joint == ". " else more.said[0].lower() + more.said[1:]
         said = said.rstrip(".?!") + joint + second
-    turns, results = [user(said)], []
-    for request in requests:
-        results.append(draw_result(rng, request, split, remarks))
-        turns += [call(request.tool.name, request.arguments), result(results[-1])]
-    return [*turns, reply(told(results))]
+    return said
 
 
 def _some(rng: random.Random, tools: list[MadeTool]) -> list[MadeTool]:
