@@ -92,8 +92,8 @@ class Memories:
     ) -> list[Hit]:
         """Hybrid search; ``filters`` as in ``list``. ``threshold`` None: the best top_k, whatever their score.
 
-        ``exclude``: what is not wanted, since the prompt has it already, say: ids of memories, or the ``id`` of a text as
-        given to ``add``, which stands for all its chunks.
+        ``exclude``: what is not wanted, since the prompt has it already, say. Ids of memories, or of texts as given to
+        ``add``, each of which stands for all its chunks.
         """
         check_text(text, "query")
         vector = self._writer.embedder.embed([text])[0]
