@@ -11,8 +11,8 @@ from typing import Any
 
 from agentmem.records import Message, Role, ToolCall
 from agentmem.training.batches import CHUNK_WEIGHT, CONTEXT, USER_WEIGHT, Batch, Packer, Row, collate
-from agentmem.training.errands import Errand
 from agentmem.training.pointing import Look
+from agentmem.training.turns import Errand
 
 FIXED_WEIGHT = 0.1
 """Loss weight of a token that every call has in its place."""

@@ -9,18 +9,19 @@ from __future__ import annotations
 import json
 import random
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import date, timedelta
-from itertools import pairwise
 from typing import Any
 
-from agentmem.records import Message, Role, ToolCall
-from agentmem.training.arguments import NUMBERS, Argument, draw_arguments
+from agentmem.records import Message, Role
+from agentmem.training.arguments import Argument, draw_arguments
 from agentmem.training.dialogues import Chunk, Dialogue, Mix, draw
+from agentmem.training.drills import drill_choice, drill_form, drill_pair, drill_spare
 from agentmem.training.facts import RELATIONS, Fact, Relation, tell
-from agentmem.training.requests import Request, draw_choice, draw_form, draw_request, draw_result
+from agentmem.training.requests import Request, draw_request, draw_result
 from agentmem.training.smalltalk import PAIRS, QUESTION_REPLIES, REMARK_REPLIES
 from agentmem.training.toolbox import MadeTool, draw_tools
+from agentmem.training.turns import Errand, call, joined, reply, result, told, user
 from agentmem.training.values import Split, value
 
 SYSTEMS = (
@@ -45,7 +46,6 @@ _FINAL_TEXTS = (
     "Use this to give the final answer.",
     "Return the result to the user.",
 )
-_JOINTS = (" and then ", ", then ", " and ", ". Then ", ". After that, ", ". Also, ", ". ")
 _TALK = Mix(
     max_facts=3,
     max_chunks=6,
@@ -80,40 +80,6 @@ _RECORD_ASKED = (
 )
 
 
-@dataclass
-class Errand:
-    """A dialogue with tools: ``tools`` of OpenAI's form in the order of their names, memories, and turns."""
-
-    tools: list[dict[str, Any]] = field(default_factory=list)
-    chunks: list[Chunk] = field(default_factory=list)
-    turns: list[Message] = field(default_factory=list)
-
-
-def user(text: str) -> Message:
-    """A user's turn."""
-    return Message(role=Role.USER, content=text)
-
-
-def reply(text: str) -> Message:
-    """An assistant's words."""
-    return Message(role=Role.ASSISTANT, content=text)
-
-
-def call(name: str, arguments: dict[str, Any]) -> Message:
-    """An assistant's call of one tool."""
-    return Message(role=Role.ASSISTANT, content="", tool_calls=(ToolCall(name=name, arguments=arguments),))
-
-
-def result(text: str) -> Message:
-    """What a tool returned."""
-    return Message(role=Role.TOOL, content=text)
-
-
-def told(results: list[str]) -> str:
-    """The answer that says what the tools returned, word for word and to its end, so that nothing has to be decided."""
-    return f"The result is: {results[0]}" if len(results) == 1 else "The results are: " + "; ".join(results)
-
-
 class _Owner:
     """Facts that requests leave to memory."""
 
@@ -140,13 +106,13 @@ def draw_errand(rng: random.Random, utterances: list[tuple[str, str]], split: Sp
     if kind < 0.06:
         return _final(rng, utterances, split)
     if kind < 0.19:
-        return _form(rng, split)
+        return drill_form(rng, split)
     if kind < 0.23:
-        return _pair(rng, split)
+        return drill_pair(rng, split)
     if kind < 0.35:
-        return _spare(rng, split)
+        return drill_spare(rng, split)
     if kind < 0.43:
-        return _choice(rng, split)
+        return drill_choice(rng, split)
     if kind < 0.62:
         return _idle(rng, utterances, split)
     remarks = [said for said, _ in rng.sample(utterances, min(3, len(utterances)))]
@@ -194,77 +160,16 @@ def _idle(rng: random.Random, utterances: list[tuple[str, str]], split: Split) -
     return Errand([tool.openai() for tool in tools], talk.chunks, turns)
 
 
-def _choice(rng: random.Random, split: Split) -> Errand:
-    """Several tools without arguments, one or two asked for in few words: the densest lesson in choosing one."""
-    tools = [
-        replace(tool, arguments=(), described=tool.described if rng.random() < 0.4 else "")
-        for tool in draw_tools(rng, rng.randint(2, 5), split)
-    ]
-    wanted = rng.sample(tools, rng.choice([1, 2]))
-    requests = [draw_choice(rng, tool) if rng.random() < 0.7 else draw_request(rng, tool, split) for tool in wanted]
-    turns = [user(_joined(rng, requests)), call(wanted[0].name, {})]
-    for before, tool in pairwise(requests):
-        turns += [result(draw_result(rng, before, split, [])), call(tool.tool.name, {})]
-    return Errand([tool.openai() for tool in tools], [], turns)
-
-
-def _form(rng: random.Random, split: Split) -> Errand:
-    """One tool of many arguments, and a call of it: the densest lesson in copying values behind their keys."""
-    tool = draw_tools(rng, 1, split)[0]
-    only = NUMBERS if rng.random() < 0.35 else ()
-    keys = draw_arguments(rng, rng.randint(2, 5) if only else rng.randint(3, 8), split, only)
-    if only:
-        keys = [replace(a, kind=rng.choice(NUMBERS)) for a in keys]
-    tool = replace(tool, arguments=tuple(replace(a, required=True) for a in keys), described="")
-    request = draw_form(rng, tool, split)
-    return Errand([tool.openai()], [], [user(request.said), call(tool.name, request.arguments)])
-
-
-def _pair(rng: random.Random, split: Split) -> Errand:
-    """Two numbers that nothing but their order tells apart: the densest lesson in taking each one once."""
-    while (tool := draw_tools(rng, 1, split)[0]).style != "sum":
-        continue
-    first, second = draw_arguments(rng, 2, split, NUMBERS)
-    kind = tool.arguments[0].kind
-    tool = replace(tool, arguments=tuple(Argument(key, kind, ()) for key in (first.key, second.key)), described="")
-    request = draw_request(rng, tool, split)
-    return Errand([tool.openai()], [], [user(request.said), call(tool.name, request.arguments)])
-
-
-def _spare(rng: random.Random, split: Split) -> Errand:
-    """A tool whose arguments need not all be given, and often are not: the densest lesson in leaving one out."""
-    tools = draw_tools(rng, rng.choice([1, 2]), split)
-    tool = rng.choice(tools)
-    needed = rng.choice([0, 0, 0.4, 0.8])
-    keys = draw_arguments(rng, rng.choice([1, 1, 2, 2, 3, 3, 4, 5]), split)
-    keys = [replace(a, required=rng.random() < needed) for a in keys]
-    style = "do" if tool.style in ("sum", "hand") else tool.style
-    spare = replace(tool, arguments=tuple(keys), style=style)
-    request = draw_request(rng, spare, split)
-    offered = [spare if one is tool else one for one in tools]
-    return Errand([one.openai() for one in offered], [], [user(request.said), call(tool.name, request.arguments)])
-
-
 def _exchange(
     rng: random.Random, tools: list[MadeTool], owner: _Owner, remarks: list[str], split: Split
 ) -> list[Message]:
     """A request or two in one turn, the calls, one at a time, with their results, and the answer."""
     requests = [draw_request(rng, tool, split, owner.stand) for tool in _some(rng, tools)]
-    turns, results = [user(_joined(rng, requests))], []
+    turns, results = [user(joined(rng, requests))], []
     for request in requests:
         results.append(draw_result(rng, request, split, remarks))
         turns += [call(request.tool.name, request.arguments), result(results[-1])]
     return [*turns, reply(told(results))]
-
-
-def _joined(rng: random.Random, requests: list[Request]) -> str:
-    """All that is asked for in one turn."""
-    said = requests[0].said
-    for more in requests[1:]:
-        joint = rng.choice(_JOINTS)
-        second = more.said if joint == ". " else more.said[0].lower() + more.said[1:]
-        said = said.rstrip(".?!") + joint + second
-    return said
 
 
 def _some(rng: random.Random, tools: list[MadeTool]) -> list[MadeTool]:

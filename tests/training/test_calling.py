@@ -20,10 +20,11 @@ from agentmem.training import calling, finding
 from agentmem.training.batches import CONTEXT, Packer, collate
 from agentmem.training.calls import Calls
 from agentmem.training.chat_template import CHAT_TEMPLATE
-from agentmem.training.errands import Errand, call, draw_errand, user
+from agentmem.training.errands import draw_errand
 from agentmem.training.pointing import Look, Pointing
 from agentmem.training.requests import draw_request
 from agentmem.training.toolbox import draw_tools
+from agentmem.training.turns import Errand, call, user
 from agentmem.training.values import Split, is_heldout
 
 
@@ -158,7 +159,7 @@ def test_a_request_says_every_argument_of_its_call(seed: int) -> None:
 
 
 @given(st.integers(0, 10_000))
-@example(97)  # a tool that hands over, with an argument that is left to say
+@example(71)  # a tool that hands over, with an argument that is left to say
 def test_a_dialogue_holds_what_its_calls_and_answers_say(seed: int) -> None:
     errand = draw_errand(random.Random(seed), [], SPLITS[seed % 2])
     names = [tool["function"]["name"] for tool in errand.tools]
