@@ -65,7 +65,8 @@ def visiting(
 
 
 def accessibility(page: Page) -> list[str]:
-    """What axe-core finds wrong, by rule and place."""
+    """What axe-core finds wrong, by rule and place, once the view is there."""
+    page.locator("h1").first.wait_for()
     page.evaluate(AXE)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
@@ -76,5 +77,6 @@ def accessibility(page: Page) -> list[str]:
 
 
 def overflow(page: Page) -> int:
-    """Pixels by which the page is wider than the screen."""
+    """Pixels by which the page is wider than the screen, once the view is there."""
+    page.locator("h1").first.wait_for()
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
