@@ -66,7 +66,7 @@ def visiting(
 
 def accessibility(page: Page) -> list[str]:
     """What axe-core finds wrong, by rule and place, once the view is there."""
-    page.locator("h1").first.wait_for()
+    page.locator("h1:visible").first.wait_for()
     page.evaluate(AXE)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
@@ -78,5 +78,5 @@ def accessibility(page: Page) -> list[str]:
 
 def overflow(page: Page) -> int:
     """Pixels by which the page is wider than the screen, once the view is there."""
-    page.locator("h1").first.wait_for()
+    page.locator("h1:visible").first.wait_for()
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
