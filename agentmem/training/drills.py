@@ -22,8 +22,8 @@ def drill_choice(rng: random.Random, split: Split) -> Errand:
     wanted = rng.sample(tools, rng.choice([1, 2]))
     requests = [draw_choice(rng, tool) if rng.random() < 0.7 else draw_request(rng, tool, split) for tool in wanted]
     turns = [user(joined(rng, requests)), call(wanted[0].name, {})]
-    for before, tool in pairwise(requests):
-        turns += [result(draw_result(rng, before, split, [])), call(tool.tool.name, {})]
+    for before, request in pairwise(requests):
+        turns += [result(draw_result(rng, before, split, [])), call(request.tool.name, {})]
     return Errand([tool.openai() for tool in tools], [], turns)
 
 
